@@ -1,0 +1,109 @@
+"""The ``samcancer`` console command: one module per verb, imported only when it runs.
+
+A verb's module defines ``DESCRIPTION``, ``EXAMPLE``, ``add_arguments(parser)`` and
+``run(args) -> int``. It imports torch and other slow packages inside ``run`` only, so that
+``--help`` answers at once. Exit status: 0 good, 1 some cases failed (all others done), 2 bad usage
+or input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from samcancer import __version__
+from samcancer.errors import InputError
+
+VERBS: dict[str, str] = {
+    "make-phantoms": "write synthetic patients with partial labels",
+    "prepare-slices": "turn raw scans and labels into a case store",
+    "train-fold": "train one fold of the cross-validation",
+    "pseudo-label": "label unknown classes with the fold models",
+    "train-final": "train on labels merged with pseudo labels",
+    "infer-volume": "segment whole scans on their own grid",
+    "evaluate": "score predictions against references",
+    "report": "write one HTML page from a run's results",
+    "model": "print the network's size and cost",
+}
+"""Verb -> one line for the overview; the module is the verb with underscores."""
+
+EXIT_OK = 0
+EXIT_SOME_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``samcancer VERB ...`` and return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return EXIT_OK if arguments else EXIT_BAD_INPUT
+    if arguments[0] == "--version":
+        print(f"samcancer {__version__}")
+        return EXIT_OK
+    verb = arguments[0].replace("_", "-")
+    if verb not in VERBS:
+        print(
+            f"error: unknown command {arguments[0]!r}; choose from {', '.join(VERBS)}",
+            file=sys.stderr,
+        )
+        return EXIT_BAD_INPUT
+    return run_verb(verb, arguments[1:])
+
+
+def run_verb(verb: str, arguments: Sequence[str] | None = None) -> int:
+    """Parse the arguments of one verb, run it and turn its errors into one line and a status."""
+    module = importlib.import_module(f"samcancer.commands.{verb.replace('-', '_')}")
+    parser = argparse.ArgumentParser(
+        prog=f"samcancer {verb}",
+        description=module.DESCRIPTION,
+        epilog=f"example:\n  {module.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--quiet", action="store_true", help="log warnings only, no progress bars")
+    args = parser.parse_args(arguments)
+    _start_logging(quiet=args.quiet)
+    try:
+        return int(module.run(args))
+    except InputError as error:
+        if args.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: samcancer COMMAND [options]",
+            "",
+            "Find and outline cancer in CT scans, learned from partially labelled data sets.",
+            "",
+            *lines,
+            "",
+            "`samcancer COMMAND --help` shows a command's options and an example.",
+        ]
+    )
+
+
+def _start_logging(*, quiet: bool) -> None:
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    logging.basicConfig(
+        level=logging.WARNING if quiet else logging.INFO,
+        format="%(message)s",
+        datefmt="%H:%M:%S",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+    )

@@ -1,0 +1,244 @@
+"""The configuration of a run: dataclasses whose defaults are the recipe of [SC] (section 3).
+
+A run's configuration is a YAML file with the sections below, every field optional; unknown
+sections or fields are refused. The configuration is stored in every checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
+
+import yaml
+
+from samcancer.errors import InputError
+
+Interaction = Literal["exchange", "ladder"]
+"""Both ways between ViT and CNN as in [SC], or ViT to CNN only with the encoder untouched."""
+
+UnknownLabels = Literal["masked", "background"]
+"""What a class that a case does not annotate counts as; ``background`` is for comparison only."""
+
+WindowHu = tuple[float, float]
+"""Lower and upper end, in HU, of the range mapped to [0, 1]."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network (see samcancer.modeling)."""
+
+    encoder: str = "vit_tiny"
+    """Name in samcancer.modeling.encoders; the frozen ones need a checkpoint."""
+    encoder_checkpoint: str | None = None
+    """Path of the encoder's official weights; None starts from random weights."""
+    interaction: Interaction = "exchange"
+    image_size: int = 256
+    """In-plane size S of stacks in pixels; a multiple of 16."""
+    cnn_width: int = 48
+    """Channels of the CNN branch at full resolution; the stages have 1, 2, 4, 8 and 16 times it."""
+    train_decoder: bool = True
+    """Whether the SAM mask decoder and prompt encoder are trained or stay frozen."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(self.interaction in get_args(Interaction), "model.interaction", self.interaction)
+        _require(
+            self.image_size > 0 and self.image_size % 16 == 0, "model.image_size", self.image_size
+        )
+        _require(self.cnn_width >= 4, "model.cnn_width", self.cnn_width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationConfig:
+    """Random changes of training stacks: contrast, gamma, rotation, scaling ([SC] section 3)."""
+
+    probability: float = 0.5
+    """Chance of each change, drawn apart."""
+    contrast: float = 0.25
+    """Largest relative change of contrast and brightness."""
+    gamma: float = 0.3
+    """Gamma is drawn from [1 - gamma, 1 + gamma]."""
+    rotation_degrees: float = 15.0
+    scaling: float = 0.2
+    """Zoom is drawn from [1 - scaling, 1 + scaling]."""
+    flip: bool = False
+    """Mirror left and right; off by default since organs have sides."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(0 <= self.probability <= 1, "augmentation.probability", self.probability)
+        _require(0 <= self.contrast < 1, "augmentation.contrast", self.contrast)
+        _require(0 <= self.gamma < 1, "augmentation.gamma", self.gamma)
+        _require(0 <= self.scaling < 1, "augmentation.scaling", self.scaling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What a training sample is."""
+
+    train_windows_hu: tuple[WindowHu, ...] = ((-200.0, 300.0), (-1300.0, 300.0))
+    """Windows drawn from at random in training: tissue and lung [SC]."""
+    inference_window_hu: WindowHu = (-200.0, 300.0)
+    lesion_fraction: float = 0.5
+    """Share of samples whose target slice holds a labelled voxel, classes drawn evenly."""
+    slices_per_sample: int = 1
+    """Target slices T that share one chunk of T + 4 slices."""
+    workers: int = 1
+    """Loader processes; 0 loads in the training process."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(len(self.train_windows_hu) > 0, "data.train_windows_hu", self.train_windows_hu)
+        for lower, upper in (*self.train_windows_hu, self.inference_window_hu):
+            _require(lower < upper, "data window", (lower, upper))
+        _require(0 <= self.lesion_fraction <= 1, "data.lesion_fraction", self.lesion_fraction)
+        _require(self.slices_per_sample >= 1, "data.slices_per_sample", self.slices_per_sample)
+        _require(self.workers >= 0, "data.workers", self.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Optimisation ([SC] section 3: Adam 5e-4, batch 16, 80 epochs, Dice + cross-entropy)."""
+
+    epochs: int = 80
+    samples_per_epoch: int | None = None
+    """Samples drawn per epoch; None draws as many as the training slices."""
+    batch_size: int = 16
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.0
+    warmup_fraction: float = 0.02
+    """Share of the run over which the learning rate rises linearly from 0."""
+    decay_power: float = 0.9
+    """Exponent of the polynomial decay of the learning rate to 0 at the end of the run."""
+    dice_weight: float = 1.0
+    bce_weight: float = 1.0
+    presence_weight: float = 0.2
+    gradient_clip: float = 1.0
+    """Largest gradient norm."""
+    unknown_labels: UnknownLabels = "masked"
+    validate_every: int = 5
+    """Epochs between whole-volume validations; the last epoch is always validated."""
+    time_budget_s: float | None = None
+    """Wall-clock seconds of training after which the run ends; None means no limit."""
+    seed: int = 0
+    precision: str = "32-true"
+    """Lightning Fabric's name of the precision; use bf16-mixed on GPUs only."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("epochs", "batch_size", "learning_rate", "validate_every", "gradient_clip"):
+            _require(getattr(self, name) > 0, f"train.{name}", getattr(self, name))
+        _require(
+            self.samples_per_epoch is None or self.samples_per_epoch > 0,
+            "train.samples_per_epoch",
+            self.samples_per_epoch,
+        )
+        _require(0 <= self.warmup_fraction < 1, "train.warmup_fraction", self.warmup_fraction)
+        _require(
+            self.unknown_labels in get_args(UnknownLabels),
+            "train.unknown_labels",
+            self.unknown_labels,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabelConfig:
+    """Which voxels of an unknown class a teacher's probability decides (step 2 of [SC])."""
+
+    lesion_above: float = 0.5
+    """Probability from which a voxel becomes lesion."""
+    ignore_above: float = 0.2
+    """Probabilities from here up to ``lesion_above`` stay unknown; under it is background."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(
+            0 <= self.ignore_above <= self.lesion_above <= 1,
+            "pseudo_labels.ignore_above",
+            self.ignore_above,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides a run, apart from its data."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
+    folds: int = 5
+
+
+def load_config(path: Path | None) -> Config:
+    """Read a YAML configuration; None gives the defaults.
+
+    Raises:
+        InputError: When the file is missing, is not YAML, or names an unknown or bad field.
+    """
+    if path is None:
+        return Config()
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("no such file", path=path) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"not valid YAML ({error})", path=path) from None
+    try:
+        return config_from_dict(content or {})
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error), path=path, mend="see docs/configuration.md") from None
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """Return the configuration as plain dicts, lists and scalars (JSON and YAML safe)."""
+    return cast(dict[str, Any], _plain(dataclasses.asdict(config)))
+
+
+def config_from_dict(content: dict[str, Any]) -> Config:
+    """Build a configuration from :func:`config_to_dict`'s form; missing fields take defaults.
+
+    Raises:
+        ValueError: When a section or field is unknown, or a value is out of range.
+    """
+    return _build(Config, content, "")
+
+
+def _build(kind: type[_T], content: Any, where: str) -> _T:
+    if not isinstance(content, dict):
+        raise ValueError(f"{where or 'the configuration'} must be a mapping, got {content!r}")
+    hints = get_type_hints(kind)
+    unknown = sorted(set(content) - set(hints))
+    if unknown:
+        raise ValueError(
+            f"unknown field {where}{unknown[0]}; allowed are {', '.join(sorted(hints))}"
+        )
+    values = {
+        name: _build(hints[name], value, f"{where}{name}.")
+        if dataclasses.is_dataclass(hints[name])
+        else _tuples(value)
+        for name, value in content.items()
+    }
+    return kind(**values)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _require(condition: bool, name: str, value: object) -> None:
+    if not condition:
+        raise ValueError(f"{name} is out of range: {value!r}")

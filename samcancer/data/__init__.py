@@ -1,0 +1,1 @@
+"""Case stores, folds, the annotation ledger and the samples drawn from them."""

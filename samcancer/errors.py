@@ -1,0 +1,36 @@
+"""The one error type for bad input, with the one message form every command prints.
+
+A message reads ``FILE: FACT. MEND.`` on a single line: what was read, what is wrong with it, and
+what the user can do about it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Input that cannot be used as it is; a command prints it as one line and exits with 2."""
+
+    def __init__(self, fact: str, *, path: Path | str | None = None, mend: str | None = None) -> None:
+        """Compose the message.
+
+        Args:
+            fact: What is wrong, quoting the value that came; no full stop at the end.
+            path: The file or folder concerned; None when an argument is at fault.
+            mend: What to do about it, as an imperative; no full stop at the end.
+        """
+        self.fact = fact
+        self.path = None if path is None else Path(path)
+        self.mend = mend
+        where = "" if path is None else f"{path}: "
+        advice = "" if mend is None else f" {mend[0].upper()}{mend[1:]}."
+        super().__init__(f"{where}{fact}.{advice}".replace("\n", " "))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Rebuild from the parts, so that the error crosses process borders unchanged."""
+        return (_rebuild, (self.fact, self.path, self.mend))
+
+
+def _rebuild(fact: str, path: Path | None, mend: str | None) -> InputError:
+    return InputError(fact, path=path, mend=mend)

@@ -1,0 +1,1 @@
+"""Metrics and protocols on label volumes; needs no torch."""

@@ -1,0 +1,170 @@
+"""Files that are either whole or absent: atomic writes, hashes, locks and free-space checks.
+
+Everything that samcancer writes goes through :func:`atomic_path`: a temporary name in the same
+folder, fsync, an optional check of what was written, then rename. A process killed at any moment
+leaves the old file or the new one, never a part of either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from samcancer.errors import InputError
+
+_READ_BLOCK_BYTES = 1 << 20
+"""Block size for hashing a file."""
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Start of the name of every unfinished file; such files are never read as results."""
+
+
+@contextlib.contextmanager
+def atomic_path(
+    path: Path,
+    *,
+    expected_bytes: int = 0,
+    verify: Callable[[Path], None] | None = None,
+) -> Iterator[Path]:
+    """Yield a temporary path that becomes ``path`` when the block ends without an error.
+
+    Args:
+        path: Final name; an existing file is replaced in one step.
+        expected_bytes: Size about to be written; refused up front when the disk has less free.
+        verify: Called with the temporary path after fsync; raises when the file is not as intended.
+
+    Raises:
+        InputError: When the folder is not writable or the disk has too little free space.
+    """
+    require_writable_folder(path.parent, needed_bytes=expected_bytes)
+    temporary = temporary_path_for(path)
+    try:
+        yield temporary
+        _fsync(temporary)
+        if verify is not None:
+            verify(temporary)
+        os.replace(temporary, path)
+        _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_path_for(path: Path) -> Path:
+    """Return a fresh unfinished-file name beside ``path`` that keeps its suffixes."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}")
+
+
+def remove_stale_temporaries(folder: Path) -> int:
+    """Delete unfinished files that a killed process left in ``folder``; return how many.
+
+    Only call this while holding the folder's lock.
+    """
+    stale = [p for p in folder.glob(f"{TEMPORARY_PREFIX}*") if p.is_file()]
+    for path in stale:
+        path.unlink()
+    return len(stale)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write UTF-8 text to ``path`` atomically."""
+    data = text.encode("utf-8")
+    with atomic_path(path, expected_bytes=len(data)) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json_atomic(path: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON to ``path`` atomically."""
+    write_text_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: When the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("no such file", path=path) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"not valid JSON ({error})", path=path) from None
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_READ_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def require_writable_folder(folder: Path, *, needed_bytes: int = 0) -> None:
+    """Create ``folder`` if needed and refuse it when it cannot take ``needed_bytes``.
+
+    Raises:
+        InputError: When the folder cannot be created or written, or the disk is too full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot create the folder ({error.strerror})", path=folder, mend="choose another folder"
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise InputError("the folder is read-only", path=folder, mend="choose another folder")
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise InputError(
+            f"needs {needed_bytes} bytes and the disk has {free} free",
+            path=folder,
+            mend="free some space or choose another disk",
+        )
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, *, purpose: str) -> Iterator[None]:
+    """Hold the folder's single-writer lock for the length of the block.
+
+    Args:
+        folder: The folder that one process at a time may write to.
+        purpose: What the holder does, quoted to the process that comes second.
+
+    Raises:
+        InputError: When another process holds the lock; the message names its pid.
+    """
+    require_writable_folder(folder)
+    lock_path = folder / ".lock"
+    with lock_path.open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown process"
+            raise InputError(
+                f"is being written by {holder}", path=folder, mend="wait for it or stop it"
+            ) from None
+        stream.truncate(0)
+        stream.write(f"pid {os.getpid()} ({purpose})")
+        stream.flush()
+        try:
+            yield
+        finally:
+            stream.truncate(0)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Whole-volume prediction on the exact grid of the input scan."""

@@ -1,0 +1,1 @@
+"""The SAMCancer network and its parts; nothing here reads or writes files."""

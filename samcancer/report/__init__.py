@@ -1,0 +1,1 @@
+"""Self-contained HTML pages from predictions, tables and training logs."""
