@@ -12,7 +12,9 @@ from pathlib import Path
 class InputError(ValueError):
     """Input that cannot be used as it is; a command prints it as one line and exits with 2."""
 
-    def __init__(self, fact: str, *, path: Path | str | None = None, mend: str | None = None) -> None:
+    def __init__(
+        self, fact: str, *, path: Path | str | None = None, mend: str | None = None
+    ) -> None:
         """Compose the message.
 
         Args:

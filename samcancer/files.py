@@ -51,7 +51,7 @@ def atomic_path(
         _fsync(temporary)
         if verify is not None:
             verify(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -118,7 +118,9 @@ def require_writable_folder(folder: Path, *, needed_bytes: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"cannot create the folder ({error.strerror})", path=folder, mend="choose another folder"
+            f"cannot create the folder ({error.strerror})",
+            path=folder,
+            mend="choose another folder",
         ) from None
     if not os.access(folder, os.W_OK):
         raise InputError("the folder is read-only", path=folder, mend="choose another folder")
