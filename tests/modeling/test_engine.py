@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from samcancer.errors import InputError
+from samcancer.modeling.engine import (
+    ABSENT_LOGIT,
+    Member,
+    SlicePrediction,
+    gate_logits,
+    predict_case_bits,
+    predict_ensemble,
+    predict_slices,
+    threshold_vector,
+)
+
+CLASSES = ("first", "second", "third")
+WINDOW_HU = (-200.0, 300.0)
+
+
+class Output:
+    def __init__(self, mask_logits: Tensor, presence_logits: Tensor) -> None:
+        self.mask_logits = mask_logits
+        self.presence_logits = presence_logits
+
+
+class ToyNet(nn.Module):
+    """Two z-valid convolutions, K classes; left-right asymmetric, counts its calls."""
+
+    class_names = CLASSES
+    slice_context = 2
+
+    def __init__(self, *, seed: int = 0, largest_chunk: int | None = None) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.first = nn.Conv3d(1, 4, 3, padding=(0, 1, 1))
+            self.second = nn.Conv3d(4, len(CLASSES), 3, padding=(0, 1, 1))
+        self.largest_chunk = largest_chunk
+        self.targets_seen: list[int] = []
+
+    def forward(self, chunk: Tensor, presence: Tensor | None = None) -> Output:
+        targets = chunk.shape[1] - 4
+        self.targets_seen.append(targets)
+        if self.largest_chunk is not None and targets > self.largest_chunk:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        logits = self.second(torch.relu(self.first(chunk[:, None])))  # (B, K, T, S, S)
+        logits = logits.movedim(1, 2)
+        return Output(logits, logits.mean(dim=(-1, -2)))
+
+
+def padded_slices(slice_count: int, size: int = 12) -> np.ndarray:
+    generator = np.random.default_rng(slice_count)
+    slices = generator.integers(-1024, 1500, (slice_count, size, size)).astype(np.int16)
+    return np.pad(slices, ((2, 2), (0, 0), (0, 0)), mode="edge")
+
+
+def collect(chunks: object) -> tuple[Tensor, Tensor]:
+    parts = list(chunks)  # type: ignore[call-overload]
+    starts = [part.start for part in parts]
+    assert starts == list(np.cumsum([0, *[len(part.logits) for part in parts[:-1]]]))
+    return torch.cat([p.logits for p in parts]), torch.cat([p.presence for p in parts])
+
+
+def stack_by_stack(model: nn.Module, slices_hu: np.ndarray) -> tuple[Tensor, Tensor]:
+    logits, presence = [], []
+    for z in range(len(slices_hu) - 4):
+        stack = torch.from_numpy(slices_hu[z : z + 5].astype(np.float32))
+        low, high = WINDOW_HU
+        stack = ((stack - low) / (high - low)).clamp(0, 1)
+        with torch.inference_mode():
+            output = model(stack[None])
+        logits.append(output.mask_logits[0])
+        presence.append(torch.sigmoid(output.presence_logits[0]))
+    return torch.cat(logits), torch.cat(presence)
+
+
+@pytest.mark.parametrize("slice_count", [1, 2, 3, 4, 5, 7, 11])
+@pytest.mark.parametrize("batch", [1, 2, 3, 8, 100])
+def test_any_chunk_length_gives_the_same_as_stack_by_stack(slice_count: int, batch: int) -> None:
+    model, slices_hu = ToyNet(), padded_slices(slice_count)
+    logits, presence = collect(predict_slices(model, slices_hu, window_hu=WINDOW_HU, batch=batch))
+    expected_logits, expected_presence = stack_by_stack(model, slices_hu)
+    torch.testing.assert_close(logits, expected_logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(presence, expected_presence, atol=1e-5, rtol=0)
+
+
+def test_every_slice_is_a_target_once() -> None:
+    model = ToyNet()
+    collect(predict_slices(model, padded_slices(10), window_hu=WINDOW_HU, batch=4))
+    assert model.targets_seen == [4, 4, 2]
+
+
+def test_only_the_slices_of_the_chunk_are_read() -> None:
+    class Lazy:
+        shape = (14, 12, 12)
+
+        def __init__(self) -> None:
+            self.lengths: list[int] = []
+
+        def __getitem__(self, index: slice) -> np.ndarray:
+            self.lengths.append(index.stop - index.start)
+            return padded_slices(10)[index]
+
+    lazy = Lazy()
+    lazy_result = collect(predict_slices(ToyNet(), lazy, window_hu=WINDOW_HU, batch=4))
+    array_result = collect(
+        predict_slices(ToyNet(), padded_slices(10), window_hu=WINDOW_HU, batch=4)
+    )
+    assert max(lazy.lengths) == 4 + 4
+    assert torch.equal(lazy_result[0], array_result[0])
+
+
+@pytest.mark.parametrize("largest_chunk", [1, 2, 3, 5])
+def test_a_full_gpu_halves_the_chunk_and_gives_the_same_result(largest_chunk: int) -> None:
+    slices_hu = padded_slices(11)
+    model = ToyNet(largest_chunk=largest_chunk)
+    logits, presence = collect(predict_slices(model, slices_hu, window_hu=WINDOW_HU, batch=8))
+    expected_logits, expected_presence = stack_by_stack(ToyNet(), slices_hu)
+    torch.testing.assert_close(logits, expected_logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(presence, expected_presence, atol=1e-5, rtol=0)
+
+
+def test_once_halved_the_chunk_stays_small() -> None:
+    model = ToyNet(largest_chunk=2)
+    collect(predict_slices(model, padded_slices(9), window_hu=WINDOW_HU, batch=8))
+    assert model.targets_seen == [8, 4, 2, 2, 2, 2, 1]
+
+
+def test_a_gpu_too_small_for_one_slice_is_an_input_error() -> None:
+    model = ToyNet(largest_chunk=0)
+    with pytest.raises(InputError, match=r"too little memory for a single slice.*--device cpu"):
+        collect(predict_slices(model, padded_slices(3), window_hu=WINDOW_HU))
+
+
+def test_other_errors_of_the_network_are_not_caught() -> None:
+    class Broken(ToyNet):
+        def forward(self, chunk: Tensor, presence: Tensor | None = None) -> Output:
+            raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        collect(predict_slices(Broken(), padded_slices(3), window_hu=WINDOW_HU))
+
+
+def test_mirroring_averages_the_probabilities_of_both_views() -> None:
+    model, slices_hu = ToyNet(), padded_slices(3)
+    logits, presence = collect(
+        predict_slices(model, slices_hu, window_hu=WINDOW_HU, batch=2, flip=True)
+    )
+    plain, plain_presence = stack_by_stack(model, slices_hu)
+    mirrored, mirrored_presence = stack_by_stack(model, slices_hu[:, :, ::-1].copy())
+    mean = (torch.sigmoid(plain) + torch.sigmoid(mirrored.flip(-1))) / 2
+    torch.testing.assert_close(torch.sigmoid(logits), mean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(presence, (plain_presence + mirrored_presence) / 2)
+
+
+def test_an_ensemble_averages_probabilities_each_in_its_own_window() -> None:
+    members = [Member(ToyNet(seed=1), WINDOW_HU), Member(ToyNet(seed=2), (-1300.0, 300.0))]
+    slices_hu = padded_slices(4)
+    logits, presence = collect(predict_ensemble(members, slices_hu, batch=3))
+    alone = [
+        collect(predict_slices(m.model, slices_hu, window_hu=m.window_hu, batch=3)) for m in members
+    ]
+    mean = (torch.sigmoid(alone[0][0]) + torch.sigmoid(alone[1][0])) / 2
+    torch.testing.assert_close(torch.sigmoid(logits), mean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(presence, (alone[0][1] + alone[1][1]) / 2)
+
+
+def test_a_class_under_its_presence_threshold_is_gated_in_that_slice_only() -> None:
+    logits = torch.ones(2, 3, 4, 4)
+    presence = torch.tensor([[0.2, 0.5, 0.9], [0.8, 0.4, 0.1]])
+    thresholds = threshold_vector({"first": 0.3, "second": 0.5}, CLASSES)
+    gated = gate_logits(SlicePrediction(0, logits, presence), thresholds)
+    expected = torch.tensor([[ABSENT_LOGIT, 1.0, 1.0], [1.0, ABSENT_LOGIT, 1.0]])
+    assert torch.equal(gated, expected[:, :, None, None].expand(2, 3, 4, 4))
+    assert torch.equal(logits, torch.ones(2, 3, 4, 4))
+
+
+def test_case_bits_hold_one_bit_per_class() -> None:
+    model, slices_hu = ToyNet(), padded_slices(5)
+    result = predict_case_bits(
+        model, slices_hu, window_hu=WINDOW_HU, thresholds=torch.zeros(3), batch=2
+    )
+    logits, presence = stack_by_stack(model, slices_hu)
+    expected = sum((logits[:, k] > 0).numpy().astype(np.uint32) << k for k in range(3))
+    assert result.bits.dtype == np.uint32
+    np.testing.assert_array_equal(result.bits, expected)
+    np.testing.assert_allclose(result.presence, presence.numpy(), atol=1e-6)
+
+
+def test_the_training_mode_of_the_network_comes_back() -> None:
+    model = ToyNet().train()
+    chunks = predict_slices(model, padded_slices(5), window_hu=WINDOW_HU, batch=2)
+    next(chunks)
+    assert not model.training
+    chunks.close()  # type: ignore[attr-defined]
+    assert model.training
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (8, 8), (1, 5, 8, 8)])
+def test_arrays_that_are_not_padded_slices_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="padded slices must have the shape"):
+        predict_slices(ToyNet(), np.zeros(shape, np.int16), window_hu=WINDOW_HU)
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="precision must be one of"):
+        predict_slices(ToyNet(), padded_slices(1), window_hu=WINDOW_HU, precision="64-true")
