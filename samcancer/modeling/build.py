@@ -1,0 +1,104 @@
+"""Build the network that a configuration describes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from torch import Tensor, nn
+
+from samcancer.config import ModelConfig
+from samcancer.errors import InputError
+from samcancer.modeling.class_prompts import ClassPrompts
+from samcancer.modeling.cnn_branch import CnnBranch
+from samcancer.modeling.encoders import ENCODERS, EncoderSpec, ImageEncoder
+from samcancer.modeling.encoders.vit import PATCH_SIZE
+from samcancer.modeling.exchange import Exchange
+from samcancer.modeling.mask_decoder import PromptedMaskDecoder
+from samcancer.modeling.samcancer_net import PROMPT_STAGES, SamCancerNet
+
+SAM_PIXEL_MEAN = (123.675, 116.28, 103.53)
+"""Mean of SAM's input channels, for values 0 to 255 (``segment_anything.build_sam``)."""
+
+SAM_PIXEL_STD = (58.395, 57.12, 57.375)
+"""Standard deviation of SAM's input channels."""
+
+_MASK_PROMPT_CHANNELS = 16
+"""Channels of SAM's mask prompt encoder, which is built for its weights only."""
+
+
+def build_model(config: ModelConfig, class_names: Sequence[str]) -> SamCancerNet:
+    """Build the network for the classes, with random weights."""
+    if config.encoder not in ENCODERS:
+        raise InputError(
+            f"unknown encoder {config.encoder!r}", mend=f"choose from {', '.join(ENCODERS)}"
+        )
+    spec = ENCODERS[config.encoder]
+    dim, embedding = spec.vit.dim, spec.vit.out_channels
+    cnn = CnnBranch(config.cnn_width)
+    both_ways = config.interaction == "exchange"
+    encoder = ImageEncoder(spec.vit, config.image_size)
+    encoder.requires_grad_(not spec.frozen)
+    model = SamCancerNet(
+        class_names,
+        config.image_size,
+        normalise=SamNormalise() if spec.sam_normalised else nn.Identity(),
+        encoder=encoder,
+        cnn=cnn,
+        exchanges=[Exchange(dim, c, both_ways=both_ways) for c in cnn.channels[1:]],
+        prompts=ClassPrompts(
+            len(class_names),
+            embedding,
+            level_channels=[embedding, *(cnn.channels[stage] for stage in PROMPT_STAGES)],
+        ),
+        decoder=_build_decoder(spec, config, len(class_names)),
+    )
+    return model.to(memory_format=torch.channels_last)
+
+
+class SamNormalise(nn.Module):
+    """Grey values (N, 1, S, S) in [0, 1] -> SAM's three channels (N, 3, S, S)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(SAM_PIXEL_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(SAM_PIXEL_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 1, S, S) -> (N, 3, S, S)."""
+        return (x * 255.0 - self.mean) / self.std
+
+
+def _build_decoder(spec: EncoderSpec, config: ModelConfig, classes: int) -> PromptedMaskDecoder:
+    dim, shape = spec.vit.out_channels, spec.decoder
+    grid = config.image_size // PATCH_SIZE
+    prompt_encoder = PromptEncoder(
+        embed_dim=dim,
+        image_embedding_size=(grid, grid),
+        input_image_size=(config.image_size, config.image_size),
+        mask_in_chans=_MASK_PROMPT_CHANNELS,
+    )
+    mask_decoder = MaskDecoder(
+        transformer_dim=dim,
+        transformer=TwoWayTransformer(
+            depth=shape.depth, embedding_dim=dim, num_heads=shape.heads, mlp_dim=shape.mlp_dim
+        ),
+        num_multimask_outputs=shape.extra_mask_tokens,
+    )
+    for part in (prompt_encoder, mask_decoder):
+        part.requires_grad_(config.train_decoder)
+    unused = (
+        prompt_encoder.not_a_point_embed,
+        prompt_encoder.mask_downscaling,
+        mask_decoder.iou_prediction_head,
+        mask_decoder.output_hypernetworks_mlps[1:],
+    )
+    for module in unused:
+        module.requires_grad_(False)
+    return PromptedMaskDecoder(
+        prompt_encoder, mask_decoder, classes=classes, pixel_width=config.cnn_width
+    )

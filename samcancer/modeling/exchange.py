@@ -1,0 +1,82 @@
+"""Exchange between the ViT's tokens and the CNN's pixels after each stage ([SC] section 2.2).
+
+    tokens (B, h, w, D), pixels (B, C, m*h, m*w)   with m = 8, 4, 2, 1 after stages 1 to 4
+    CNN -> tokens: each token queries its own m x m pixels     -> tokens (B, h, w, D)
+    tokens -> CNN: a gate and a feature vector for every pixel -> pixels (B, C, m*h, m*w)
+
+Both ways end in projections that start at zero, so a pretrained ViT starts unperturbed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_MAX_HEADS = 8
+"""Most attention heads of the local attention."""
+
+
+class TokensFromPixels(nn.Module):
+    """Each token attends to the pixels it covers, and adds what it finds."""
+
+    def __init__(self, dim: int, channels: int) -> None:
+        super().__init__()
+        self.heads = math.gcd(channels, _MAX_HEADS)
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, channels)
+        self.key_value = nn.Linear(channels, 2 * channels)
+        self.out = nn.Linear(channels, dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, tokens: Tensor, pixels: Tensor) -> Tensor:
+        """Tokens (B, h, w, D), pixels (B, C, m*h, m*w) -> tokens (B, h, w, D)."""
+        batch, height, width, _ = tokens.shape
+        m = pixels.shape[-1] // width
+        q = self.query(self.norm(tokens)).reshape(-1, self.heads, 1, pixels.shape[1] // self.heads)
+        x = pixels.permute(0, 2, 3, 1).unflatten(2, (width, m)).unflatten(1, (height, m))
+        k, v = (
+            self.key_value(x.transpose(2, 3))
+            .reshape(batch * height * width, m * m, 2, self.heads, -1)
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
+        found = F.scaled_dot_product_attention(q, k, v)
+        return tokens + self.out(found.reshape(batch, height, width, -1))  # type: ignore[no-any-return]
+
+
+class PixelsFromTokens(nn.Module):
+    """Every pixel is scaled by a gate and shifted by a feature, both read off the tokens."""
+
+    def __init__(self, dim: int, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.gate_feature = nn.Linear(dim, 2 * channels)
+        nn.init.zeros_(self.gate_feature.weight)
+        nn.init.zeros_(self.gate_feature.bias)
+
+    def forward(self, tokens: Tensor, pixels: Tensor) -> Tensor:
+        """Tokens (B, h, w, D), pixels (B, C, m*h, m*w) -> pixels (B, C, m*h, m*w)."""
+        both = self.gate_feature(self.norm(tokens)).permute(0, 3, 1, 2)
+        if pixels.shape[-2:] != both.shape[-2:]:
+            both = F.interpolate(both, size=pixels.shape[-2:], mode="bilinear")
+        gate, feature = both.chunk(2, dim=1)
+        return torch.addcmul(feature, pixels, 2.0 * torch.sigmoid(gate))
+
+
+class Exchange(nn.Module):
+    """One meeting of the two branches."""
+
+    def __init__(self, dim: int, channels: int, *, both_ways: bool) -> None:
+        super().__init__()
+        self.to_tokens = TokensFromPixels(dim, channels) if both_ways else None
+        self.to_pixels = PixelsFromTokens(dim, channels)
+
+    def forward(self, tokens: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, h, w, D), pixels (B, C, m*h, m*w) -> both, updated."""
+        if self.to_tokens is not None:
+            tokens = self.to_tokens(tokens, pixels)
+        return tokens, self.to_pixels(tokens, pixels)

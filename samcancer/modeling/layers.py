@@ -1,0 +1,52 @@
+"""Layers shared by the parts: a norm over channels and the convolution block of the CNN branch.
+
+    x (B, C, H, W) -> ChannelLayerNorm -> (B, C, H, W)
+    x (B, C, H, W) -> ConvNormAct -> (B, D, H, W)
+
+Normalising each pixel over its channels alone (as ConvNeXt, Liu et al. 2022) keeps slices apart:
+a chunk of slices gives what its stacks give one by one, which batch or instance norm would break.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ChannelLayerNorm(nn.Module):
+    """Layer norm over the channels of (B, C, H, W); the parameters are named as SAM's."""
+
+    def __init__(self, channels: int, *, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W); a view away from the kernel when channels are last."""
+        x = x.permute(0, 2, 3, 1)
+        x = F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+class ConvNormAct(nn.Module):
+    """3 x 3 convolution, norm over channels, leaky ReLU; optionally residual."""
+
+    NEGATIVE_SLOPE = 0.01
+    """Slope of the activation for negative values."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, residual: bool = False) -> None:
+        super().__init__()
+        if residual and in_channels != out_channels:
+            msg = f"a residual block keeps its channels, got {in_channels} -> {out_channels}"
+            raise ValueError(msg)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm = ChannelLayerNorm(out_channels)
+        self.residual = residual
+        nn.init.kaiming_normal_(self.conv.weight, a=self.NEGATIVE_SLOPE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D, H, W)."""
+        y: Tensor = self.norm(self.conv(x))
+        return F.leaky_relu(x + y if self.residual else y, self.NEGATIVE_SLOPE)

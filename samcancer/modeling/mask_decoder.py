@@ -1,0 +1,74 @@
+"""SAM's mask decoder with all classes at once and the CNN's fine detail.
+
+    image embedding (N, E, h, w), prompts (N, K, 4, E), pixels (N, w, S, S) with S = 16 h
+    two-way transformer, per class     -> mask token (N, K, E), image (N*K, E, h, w)
+    upscaling x 4                      -> (N*K, E/8, 4h, 4w)
+    hypernetwork(mask token)           -> (N, K, E/8)
+    mask = hypernetwork . (upscaled image interpolated to S + pixel embedding (E/8, S, S))
+                                       -> (N, K, S, S)
+
+Kirillov et al. 2023, appendix A; the modules are segment_anything's own. The product is linear in
+both of its terms, so it is taken before interpolation (one channel a class instead of E/8) and
+before the 1x1 convolution that makes the pixel embedding: the same masks for less work.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LESION_PRIOR = 0.02
+"""Share of a slice that a class covers before anything is learned; sets the mask bias."""
+
+
+class PromptedMaskDecoder(nn.Module):
+    """One mask per class from SAM's prompt encoder and mask decoder."""
+
+    def __init__(
+        self, prompt_encoder: nn.Module, mask_decoder: nn.Module, *, classes: int, pixel_width: int
+    ) -> None:
+        super().__init__()
+        self.prompt_encoder: Any = prompt_encoder
+        self.mask_decoder: Any = mask_decoder
+        self.pixel_embedding = nn.Linear(pixel_width, self.mask_decoder.transformer_dim // 8)
+        bias = math.log(LESION_PRIOR / (1 - LESION_PRIOR))
+        self.mask_bias = nn.Parameter(torch.full((classes,), bias))
+
+    def positions(self, size: tuple[int, int]) -> Tensor:
+        """SAM's position encoding of a grid: (E, h, w)."""
+        encoding: Tensor = self.prompt_encoder.pe_layer(size)
+        return encoding
+
+    def forward(self, image: Tensor, prompts: Tensor, pixels: Tensor) -> Tensor:
+        """(N, E, h, w), (N, K, 4, E), (N, w, S, S) -> mask logits (N, K, S, S)."""
+        batch, classes = prompts.shape[:2]
+        tokens, images = self._transform(image, prompts)
+        upscaled = self.mask_decoder.output_upscaling(images)
+        kernel = self.mask_decoder.output_hypernetworks_mlps[0](tokens)
+        coarse = torch.einsum("kchw,kc->khw", upscaled, kernel).unflatten(0, (batch, classes))
+        kernel = kernel.unflatten(0, (batch, classes))
+        fine = torch.einsum("nchw,nkc->nkhw", pixels, kernel @ self.pixel_embedding.weight)
+        bias = kernel @ self.pixel_embedding.bias + self.mask_bias
+        coarse = F.interpolate(coarse, size=pixels.shape[-2:], mode="bilinear")
+        return fine + coarse + bias[:, :, None, None]
+
+    def _transform(self, image: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Let prompts and image attend to each other: mask tokens (N*K, E), (N*K, E, h, w)."""
+        encoder, decoder = self.prompt_encoder, self.mask_decoder
+        batch, classes = prompts.shape[:2]
+        negative, positive, corner1, corner2 = (e.weight for e in encoder.point_embeddings)
+        prompts = prompts + torch.cat([positive, negative, corner1, corner2])
+        output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        tokens = torch.cat(
+            [output_tokens.expand(batch * classes, -1, -1), prompts.flatten(0, 1)], dim=1
+        )
+        dense = image + encoder.no_mask_embed.weight[:, :, None, None]
+        source = dense.repeat_interleave(classes, dim=0)
+        place = self.positions((image.shape[-2], image.shape[-1]))
+        tokens, source = decoder.transformer(source, place.expand(source.shape), tokens)
+        source = source.transpose(1, 2).unflatten(2, image.shape[-2:])
+        return tokens[:, 1], source

@@ -1,0 +1,104 @@
+"""The SAMCancer network: the parts in the order of the figure in docs/model.md ([SC] section 2).
+
+chunk (B, T+4, S, S) in [0, 1], presence (B, T, K)
+encoder, target slices  -> tokens (B*T, S/16, S/16, D), image embedding (B*T, E, S/16, S/16)
+CNN branch              -> five skips, pixels (B*T, w, S, S)
+exchange 1-4            after each encoder stage, with the down stage of the same number
+class prompts, decoder  -> mask logits (B, T, K, S, S), presence logits (B, T, K)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from samcancer.modeling.class_prompts import ClassPrompts
+from samcancer.modeling.cnn_branch import CnnBranch
+from samcancer.modeling.encoders import ImageEncoder
+from samcancer.modeling.exchange import Exchange
+from samcancer.modeling.mask_decoder import PromptedMaskDecoder
+
+SLICE_CONTEXT = 2
+"""Neighbouring slices on either side that a target slice sees."""
+
+PROMPT_STAGES = (3, 4)
+"""Down stages whose features the class prompts pool, beside the image embedding."""
+
+
+class NetOutput(NamedTuple):
+    """Logits of a chunk of T target slices and K classes."""
+
+    mask_logits: Tensor
+    """(B, T, K, S, S)."""
+    presence_logits: Tensor
+    """(B, T, K): whether the slice holds the class at all."""
+
+
+class SamCancerNet(nn.Module):
+    """Image encoder and CNN branch side by side, class prompts and mask decoder on top."""
+
+    slice_context: int = SLICE_CONTEXT
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        image_size: int,
+        *,
+        normalise: nn.Module,
+        encoder: ImageEncoder,
+        cnn: CnnBranch,
+        exchanges: Sequence[Exchange],
+        prompts: ClassPrompts,
+        decoder: PromptedMaskDecoder,
+    ) -> None:
+        super().__init__()
+        self.class_names = tuple(class_names)
+        self.image_size = image_size
+        self.normalise = normalise
+        self.encoder = encoder
+        self.cnn = cnn
+        self.exchanges = nn.ModuleList(exchanges)
+        self.prompts = prompts
+        self.decoder = decoder
+
+    def forward(self, chunk: Tensor, presence: Tensor | None = None) -> NetOutput:
+        """Segment the T target slices of each chunk.
+
+        Args:
+            chunk: (B, T+4, S, S) windowed to [0, 1]; target t is chunk[:, t + 2].
+            presence: True presence (B, T, K) in {0, 1} for training, NaN where unknown; None lets
+                the network use its own prediction.
+        """
+        self._check(chunk)
+        batch, slices = chunk.shape[0], chunk.shape[1] - 2 * SLICE_CONTEXT
+        targets = chunk[:, SLICE_CONTEXT:-SLICE_CONTEXT].reshape(-1, 1, *chunk.shape[2:])
+        tokens = self.encoder.embed(self.normalise(targets))
+        full, x = self.cnn.stem(chunk)
+        skips = [full]
+        for index, (down, exchange) in enumerate(zip(self.cnn.downs, self.exchanges, strict=True)):
+            tokens, x = exchange(self.encoder.stage(index, tokens), down(x))
+            skips.append(x)
+        image = self.encoder.embedding(tokens)
+        features = [image, *(skips[stage] for stage in PROMPT_STAGES)]
+        positions = [self.decoder.positions((f.shape[2], f.shape[3])) for f in features]
+        known = None if presence is None else presence.flatten(0, 1)
+        prompts, presence_logits = self.prompts(features, positions, known)
+        masks = self.decoder(image, prompts, self.cnn.decode(skips))
+        return NetOutput(
+            masks.unflatten(0, (batch, slices)), presence_logits.unflatten(0, (batch, slices))
+        )
+
+    def _check(self, chunk: Tensor) -> None:
+        size = self.image_size
+        if (
+            chunk.ndim != 4
+            or chunk.shape[1] <= 2 * SLICE_CONTEXT
+            or chunk.shape[2:] != (size, size)
+        ):
+            msg = (
+                f"chunk must be (B, T + {2 * SLICE_CONTEXT}, {size}, {size}) with T >= 1, "
+                f"got {tuple(chunk.shape)}"
+            )
+            raise ValueError(msg)
