@@ -1,8 +1,8 @@
 """Patient cards: which slices are shown, and their pictures with outlines, names and misses.
 
-A lesion of the reference counts as missed, and one of a prediction as false, when it has no voxel
-in common with the other side's mask of the same class anywhere in the scan (26-connected
-components); this holds for the words in the pictures, not for the tables.
+A lesion of the reference counts as missed, and one of a prediction as false, by the rule of the
+tables (samcancer.evaluation.lesions): the other side's mask of the same class covers too little of
+it, over the whole scan.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from samcancer.evaluation.lesions import MIN_OVERLAP
 from samcancer.geometry import Geometry
 from samcancer.report.overlay import (
     Mark,
@@ -92,8 +93,8 @@ def build_views(
         captions: Arm -> words under its picture, such as its DSC.
         prefix: Start of the identifiers of this case's images; unique on the page.
     """
-    missed = {arm: _untouched(case.reference, labels) for arm, labels in case.predictions.items()}
-    false = {arm: _untouched(labels, case.reference) for arm, labels in case.predictions.items()}
+    missed = {arm: _unmatched(case.reference, labels) for arm, labels in case.predictions.items()}
+    false = {arm: _unmatched(labels, case.reference) for arm, labels in case.predictions.items()}
     views = []
     for chosen in choose_slices(case):
         picture = _picture(case, chosen, classes)
@@ -144,20 +145,20 @@ def _add(
     shown.append(ChosenSlice(z, reason, int(counts.argmax())))
 
 
-def _untouched(
+def _unmatched(
     labels: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.uint8]:
-    """Keep the components of each label that share no voxel with the other's same label."""
+    """Keep the lesions of each label that the other's same label covers too little of."""
     kept = np.zeros_like(labels)
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None:
             continue
-        mask = labels[box] == label
-        parts, count = ndimage.label(mask, _NEIGHBOURHOOD)
-        untouched = np.ones(count + 1, dtype=bool)
-        untouched[np.unique(parts[other[box] == label])] = False
-        untouched[0] = False
-        kept[box][untouched[parts]] = label
+        parts, count = ndimage.label(labels[box] == label, _NEIGHBOURHOOD)
+        voxels = np.bincount(parts.ravel(), minlength=count + 1)
+        covered = np.bincount(parts[other[box] == label], minlength=count + 1)
+        unmatched = covered < MIN_OVERLAP * voxels
+        unmatched[0] = False
+        kept[box][unmatched[parts]] = label
     return kept
 
 
