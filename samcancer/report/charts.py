@@ -19,6 +19,8 @@ _LABEL_WIDTH = 210
 SERIES_STYLES = 8
 """Number of line styles in the style sheet; further series repeat them."""
 _TARGET_TICKS = 5
+_FLAT = 1e-9
+"""A range narrower than this share of its values is drawn as one level."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def legend(names: Sequence[str]) -> str:
 
 def nice_ticks(low: float, high: float) -> list[float]:
     """Return round numbers, evenly spaced, that enclose the range; at least two."""
-    if high <= low:
+    if high - low <= _FLAT * max(abs(low), abs(high), 1.0):
         margin = abs(low) * 0.1 or 0.5
         low, high = low - margin, high + margin
     rough = (high - low) / _TARGET_TICKS
