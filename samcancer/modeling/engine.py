@@ -37,6 +37,9 @@ MASK_PROBABILITY = 0.5
 ABSENT_LOGIT = -30.0
 """Logit of every voxel of a class that its presence probability rules out (probability 1e-13)."""
 
+UNCALIBRATED_THRESHOLD = 0.5
+"""Presence threshold of a class for which none was calibrated."""
+
 _AUTOCAST_TYPES: dict[str, torch.dtype | None] = {
     "32": None,
     "bf16": torch.bfloat16,
@@ -153,8 +156,8 @@ def gate_logits(prediction: SlicePrediction, thresholds: Tensor) -> Tensor:
 
 
 def threshold_vector(thresholds: Mapping[str, float], class_names: Sequence[str]) -> Tensor:
-    """Return (K,) presence thresholds in the order of ``class_names``; a missing class has 0."""
-    return torch.tensor([float(thresholds.get(name, 0.0)) for name in class_names])
+    """Return (K,) presence thresholds in the order of ``class_names``."""
+    return torch.tensor([float(thresholds.get(n, UNCALIBRATED_THRESHOLD)) for n in class_names])
 
 
 def predict_case_bits(

@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from samcancer.config import ModelConfig
 from samcancer.errors import InputError
+from samcancer.modeling import build_model
 from samcancer.modeling.engine import (
     ABSENT_LOGIT,
     Member,
@@ -172,11 +174,32 @@ def test_an_ensemble_averages_probabilities_each_in_its_own_window() -> None:
 def test_a_class_under_its_presence_threshold_is_gated_in_that_slice_only() -> None:
     logits = torch.ones(2, 3, 4, 4)
     presence = torch.tensor([[0.2, 0.5, 0.9], [0.8, 0.4, 0.1]])
-    thresholds = threshold_vector({"first": 0.3, "second": 0.5}, CLASSES)
+    thresholds = torch.tensor([0.3, 0.5, 0.0])
     gated = gate_logits(SlicePrediction(0, logits, presence), thresholds)
     expected = torch.tensor([[ABSENT_LOGIT, 1.0, 1.0], [1.0, ABSENT_LOGIT, 1.0]])
     assert torch.equal(gated, expected[:, :, None, None].expand(2, 3, 4, 4))
     assert torch.equal(logits, torch.ones(2, 3, 4, 4))
+
+
+def test_thresholds_follow_the_order_of_the_classes_and_are_a_half_where_not_calibrated() -> None:
+    thresholds = threshold_vector({"third": 0.9, "first": 0.2}, CLASSES)
+    torch.testing.assert_close(thresholds, torch.tensor([0.2, 0.5, 0.9]))
+
+
+@pytest.mark.parametrize("interaction", ["exchange", "ladder"])
+def test_the_real_network_gives_the_same_in_chunks_as_stack_by_stack(interaction: str) -> None:
+    config = ModelConfig(image_size=64, cnn_width=4, interaction=interaction)  # type: ignore[arg-type]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(config, CLASSES).eval()
+    slices_hu = padded_slices(5, size=64)
+    expected_logits, expected_presence = stack_by_stack(model, slices_hu)
+    for batch in (2, 5):
+        logits, presence = collect(
+            predict_slices(model, slices_hu, window_hu=WINDOW_HU, batch=batch)
+        )
+        torch.testing.assert_close(logits, expected_logits, atol=1e-5, rtol=0)
+        torch.testing.assert_close(presence, expected_presence, atol=1e-5, rtol=0)
 
 
 def test_case_bits_hold_one_bit_per_class() -> None:

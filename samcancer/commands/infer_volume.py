@@ -1,0 +1,199 @@
+"""``samcancer infer-volume``: segment whole scans on their own grid."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from samcancer.errors import InputError
+
+if TYPE_CHECKING:
+    from samcancer.inference.batch import BatchResult
+
+DESCRIPTION = "Segment whole scans: one label map on each scan's own grid, and a report beside it."
+EXAMPLE = "samcancer infer-volume --input scans/ --output masks/ --model RUNS --device auto"
+
+_log = logging.getLogger(__name__)
+
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--input",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE|DIR",
+        help="scans (NIfTI, MHA, NRRD), folders of scans, or DICOM folders",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="results")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="RUN|FILE",
+        help="run folder or weight file; several are averaged",
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--batch", type=_positive, default=8, metavar="N", help="slices per chunk (default 8)"
+    )
+    parser.add_argument("--precision", choices=_PRECISIONS, default="32-true")
+    parser.add_argument("--tta", action="store_true", help="average with the mirrored scan")
+    parser.add_argument("--per-class", action="store_true", help="also one mask per class")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="also each class's probabilities"
+    )
+    parser.add_argument(
+        "--skip-finished",
+        action="store_true",
+        help="leave out scans whose mask and report prove to be finished with this model",
+    )
+    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default all)")
+    parser.add_argument(
+        "--affine", choices=("qform", "sform"), help="which one to use where a NIfTI's two disagree"
+    )
+    parser.add_argument(
+        "--nan-fill", type=float, metavar="HU", help="value for voxels that are not a number"
+    )
+    parser.add_argument(
+        "--nearest-rotation",
+        action="store_true",
+        help="accept a sheared affine by its nearest rotation; the mask keeps the original",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment the scans; 0 when all succeeded, 1 when some failed."""
+    import torch
+
+    from samcancer.files import require_writable_folder
+    from samcancer.inference.batch import find_scans, segment_scans
+    from samcancer.inference.models import load_ensemble
+    from samcancer.inference.scan import InferenceOptions
+    from samcancer.inference.volume import EngineOptions
+    from samcancer.volume_io import ReadOptions
+
+    device = _device(args.device, args.precision)
+    require_writable_folder(args.output)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    scans = find_scans(args.input)
+    ensemble = load_ensemble(args.model, device=device)
+    options = InferenceOptions(
+        engine=EngineOptions(
+            device=device, batch=args.batch, precision=args.precision, flip=args.tta
+        ),
+        read=ReadOptions(
+            affine=args.affine, nan_fill=args.nan_fill, nearest_rotation=args.nearest_rotation
+        ),
+        per_class=args.per_class,
+        probabilities=args.probabilities,
+    )
+    with _progress(len(scans), quiet=args.quiet) as progress:
+        result = segment_scans(
+            scans,
+            args.output,
+            ensemble=ensemble,
+            options=options,
+            skip_finished=args.skip_finished,
+            on_case=progress.on_case,
+            on_slices=progress.on_slices,
+        )
+    return _summary(result)
+
+
+def _summary(result: BatchResult) -> int:
+    _log.info(
+        "%d segmented, %d already finished, %d failed",
+        len(result.finished),
+        len(result.skipped),
+        len(result.failures),
+    )
+    if not result.failures:
+        return 0
+    if not result.finished and not result.skipped and len(result.failures) == 1:
+        raise InputError(next(iter(result.failures.values())).rstrip("."))
+    _log.error("failed: %s", "; ".join(f"{c}: {m}" for c, m in result.failures.items()))
+    return 1
+
+
+def _device(wanted: str, precision: str) -> str:
+    import torch
+
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise InputError("--device cuda: no usable GPU was found", mend="use --device cpu")
+    device = "cuda" if available and wanted != "cpu" else "cpu"
+    if device == "cpu" and precision != "32-true":
+        raise InputError(
+            f"--precision {precision} is far slower than 32-true on a CPU",
+            mend="leave --precision out or use --device cuda",
+        )
+    return device
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+class _Progress(Protocol):
+    def on_case(self, case_id: str) -> None: ...
+
+    def on_slices(self, count: int) -> None: ...
+
+
+class _Silent:
+    def on_case(self, case_id: str) -> None:
+        """Show nothing."""
+
+    def on_slices(self, count: int) -> None:
+        """Show nothing."""
+
+
+@contextmanager
+def _progress(total: int, *, quiet: bool) -> Iterator[_Progress]:
+    """Yield something that shows the case at hand, slices done and slices per second."""
+    if quiet:
+        yield _Silent()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    bar = Progress(
+        TextColumn("{task.fields[case]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("scans, {task.fields[slices]} slices, {task.fields[rate]:.2f} slices/s"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+    task = bar.add_task("", total=total, case="", slices=0, rate=0.0)
+
+    class Shown:
+        cases = 0
+        slices = 0
+
+        def on_case(self, case_id: str) -> None:
+            bar.update(task, case=case_id, completed=self.cases)
+            self.cases += 1
+
+        def on_slices(self, count: int) -> None:
+            self.slices += count
+            elapsed = bar.tasks[0].elapsed or 0.0
+            rate = self.slices / elapsed if elapsed > 0 else 0.0
+            bar.update(task, slices=self.slices, rate=rate)
+
+    with bar:
+        yield Shown()
+        bar.update(task, completed=total)

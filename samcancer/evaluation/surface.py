@@ -1,0 +1,111 @@
+"""Normalised surface Dice, equal to DeepMind's ``surface_distance`` and to the FLARE scripts.
+
+Surface elements sit at voxel corners and their areas come from that package's marching-cubes
+tables. Its two distance transforms are replaced by a search among the offsets that lie within the
+tolerance, which gives the same number from a small part of the time and memory; the package's own
+functions also use names that SciPy 2 and NumPy 2 drop. The tables are not symmetric in the axes,
+so arrays are turned to ITK's order (x, y, z), the order that FLARE uses.
+
+Source: Nikolov et al. 2018, https://github.com/google-deepmind/surface-distance.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from surface_distance import lookup_tables
+
+_INSIDE = 255
+"""Neighbour code of a corner whose eight voxels all belong to the mask."""
+
+
+def surface_dice(
+    reference: NDArray[np.bool_],
+    prediction: NDArray[np.bool_],
+    *,
+    spacing_mm: Sequence[float],
+    tolerance_mm: float,
+) -> float:
+    """Return the share of both surfaces that lies within the tolerance of the other one.
+
+    Args:
+        reference: (slice, row, column) mask with at least one voxel.
+        prediction: Mask of the same shape with at least one voxel.
+        spacing_mm: Distance between (slices, rows, columns).
+        tolerance_mm: Largest distance that counts as agreement; the distance itself counts.
+
+    Raises:
+        ValueError: When a mask is empty (the protocol decides what that means) or shapes differ.
+    """
+    if reference.shape != prediction.shape:
+        raise ValueError(f"shapes differ: {reference.shape} and {prediction.shape}")
+    if not reference.any() or not prediction.any():
+        raise ValueError("the surface of an empty mask is not defined")
+    box = bounding_box(reference | prediction)
+    spacing_xyz = np.asarray(spacing_mm, dtype=np.float64)[::-1]
+    areas = lookup_tables.create_table_neighbour_code_to_surface_area(spacing_xyz)
+    codes = [_neighbour_codes(mask[box].T) for mask in (reference, prediction)]
+    borders = [np.argwhere((code != 0) & (code != _INSIDE)) for code in codes]
+    offsets = _offsets_within(spacing_xyz, tolerance_mm)
+    agreeing = total = 0.0
+    for own, other in ((0, 1), (1, 0)):
+        area = areas[codes[own][tuple(borders[own].T)]]
+        near = _near(borders[own], borders[other], codes[own].shape, offsets)
+        agreeing += float(area[near].sum())
+        total += float(area.sum())
+    return agreeing / total
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Return the smallest box that holds every voxel of a mask that is not empty."""
+    box = []
+    for axis in range(mask.ndim):
+        others = tuple(a for a in range(mask.ndim) if a != axis)
+        indices = np.flatnonzero(mask.any(axis=others))
+        box.append(slice(int(indices[0]), int(indices[-1]) + 1))
+    return tuple(box)
+
+
+def _neighbour_codes(mask_xyz: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return, for every voxel corner, one bit for each of the eight voxels around it."""
+    padded = np.pad(mask_xyz.astype(np.uint8), 1)
+    shape = tuple(n + 1 for n in mask_xyz.shape)
+    codes = np.zeros(shape, dtype=np.uint8)
+    kernel = lookup_tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL.astype(np.uint8)
+    for shift in itertools.product(range(2), repeat=3):
+        window = tuple(slice(s, s + n) for s, n in zip(shift, shape, strict=True))
+        codes += kernel[shift] * padded[window]
+    return codes
+
+
+def _offsets_within(spacing_xyz: NDArray[np.float64], tolerance_mm: float) -> NDArray[np.intp]:
+    """Return the (n, 3) integer offsets whose length in mm is at most the tolerance."""
+    reach = [int(np.ceil(tolerance_mm / s)) for s in spacing_xyz]
+    grid = np.stack(
+        np.meshgrid(*[np.arange(-r, r + 1) for r in reach], indexing="ij"), axis=-1
+    ).reshape(-1, 3)
+    squares = (grid.astype(np.float64) * spacing_xyz) ** 2
+    length_mm = np.sqrt(np.add.reduce(squares, axis=1))
+    inside: NDArray[np.intp] = grid[length_mm <= tolerance_mm].astype(np.intp)
+    return inside
+
+
+def _near(
+    points: NDArray[np.intp],
+    others: NDArray[np.intp],
+    shape: tuple[int, ...],
+    offsets: NDArray[np.intp],
+) -> NDArray[np.bool_]:
+    """Return which of ``points`` has one of ``others`` at one of the offsets."""
+    margin = np.abs(offsets).max(axis=0)
+    reached = np.zeros([n + 2 * m for n, m in zip(shape, margin, strict=True)], dtype=bool)
+    flat = reached.reshape(-1)
+    strides = np.array([reached.shape[1] * reached.shape[2], reached.shape[2], 1], dtype=np.intp)
+    start = (others + margin) @ strides
+    for step in offsets @ strides:
+        flat[start + step] = True
+    result: NDArray[np.bool_] = flat[(points + margin) @ strides]
+    return result

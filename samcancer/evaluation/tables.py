@@ -1,0 +1,182 @@
+"""Write an evaluation: ``per_case.csv``, ``lesions.csv``, ``summary.json`` and a printed table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+from samcancer.evaluation.cases import ClassResult
+from samcancer.files import write_json_atomic, write_text_atomic
+
+_SCORE_DECIMALS = 6
+_VOLUME_DECIMALS = 4
+
+CASE_COLUMNS = (
+    "case",
+    "class",
+    "annotated",
+    "missing",
+    "dice",
+    "nsd",
+    "iou",
+    "reference_ml",
+    "prediction_ml",
+    "reference_lesions",
+    "detected_lesions",
+    "predicted_lesions",
+    "true_predicted_lesions",
+    "unverified_ml",
+    "unverified_lesions",
+)
+"""Columns of ``per_case.csv``; an empty score is not defined or not annotated."""
+
+LESION_COLUMNS = (
+    "case",
+    "class",
+    "side",
+    "volume_ml",
+    "band",
+    "overlap",
+    "matched",
+    "slice",
+    "row",
+    "column",
+)
+"""Columns of ``lesions.csv``, one line for each lesion of either side."""
+
+
+def write_tables(output: Path, results: Sequence[ClassResult], summary: dict[str, Any]) -> None:
+    """Write the three files into ``output``, the summary last."""
+    write_text_atomic(output / "per_case.csv", _csv(CASE_COLUMNS, map(_case_row, results)))
+    rows = (row for result in results for row in _lesion_rows(result))
+    write_text_atomic(output / "lesions.csv", _csv(LESION_COLUMNS, rows))
+    write_json_atomic(output / "summary.json", summary)
+
+
+def render(summary: dict[str, Any]) -> Group:
+    """Return the summary as tables for a terminal."""
+    tables = [_class_table(summary), _lesion_table(summary), _patient_table(summary)]
+    healthy = summary["healthy"]
+    lines = []
+    if healthy["scans"]:
+        lines.append(
+            f"healthy scans: {healthy['scans']}, with a predicted lesion:"
+            f" {healthy['with_predicted_lesion']} ({_share(healthy['false_positive_rate'])}),"
+            f" false-positive ml a scan: {_mean(healthy['false_positive_ml'])}"
+        )
+    lines += [
+        f"unverified (not annotated) {name}: {u['volume_ml']:.1f} ml in {u['cases']} cases"
+        for name, u in summary["unverified"].items()
+    ]
+    if summary["missing_predictions"]:
+        lines.append(f"missing predictions, scored 0: {', '.join(summary['missing_predictions'])}")
+    if summary["failures"]:
+        lines.append(f"failed, not scored: {', '.join(summary['failures'])}")
+    return Group(*tables, *lines)
+
+
+def _case_row(result: ClassResult) -> tuple[Any, ...]:
+    sides = {
+        side: [x for x in result.lesions if x.side == side] for side in ("reference", "prediction")
+    }
+    scores = (result.score.dice, result.score.nsd, result.score.iou)
+    return (
+        result.case_id,
+        result.class_name,
+        int(result.annotated),
+        int(result.missing),
+        *("" if math.isnan(v) else round(v, _SCORE_DECIMALS) for v in scores),
+        round(result.reference_ml, _VOLUME_DECIMALS),
+        round(result.prediction_ml, _VOLUME_DECIMALS),
+        len(sides["reference"]),
+        sum(x.matched for x in sides["reference"]),
+        len(sides["prediction"]),
+        sum(x.matched for x in sides["prediction"]),
+        round(result.unverified_ml, _VOLUME_DECIMALS),
+        result.unverified_lesions,
+    )
+
+
+def _lesion_rows(result: ClassResult) -> Iterable[tuple[Any, ...]]:
+    for lesion in result.lesions:
+        yield (
+            result.case_id,
+            result.class_name,
+            lesion.side,
+            round(lesion.volume_ml, _VOLUME_DECIMALS),
+            lesion.band,
+            round(lesion.overlap, _SCORE_DECIMALS),
+            int(lesion.matched),
+            *(round(x, 1) for x in lesion.centre_zyx),
+        )
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _class_table(summary: dict[str, Any]) -> Table:
+    title = f"{summary['protocol']}, {summary['cases']} cases, mean [95 % interval] (n)"
+    table = Table(title=title, title_justify="left")
+    columns = ("class", "DSC", f"NSD {summary['tolerance_mm']:g} mm", "DSC where present")
+    for column in columns:
+        table.add_column(column)
+    for name, means in summary["classes"].items():
+        cells = (_mean(means[key]) for key in ("dice", "nsd", "dice_where_present"))
+        table.add_row(name, *cells)
+    return table
+
+
+def _lesion_table(summary: dict[str, Any]) -> Table:
+    table = Table(title=f"lesions; found means {summary['lesion_matching']}", title_justify="left")
+    for column in ("class", "size", "reference", "recall", "predicted", "precision", "F1"):
+        table.add_column(column)
+    for name, bands in summary["lesions"].items():
+        for band, row in bands.items():
+            table.add_row(
+                name,
+                band,
+                str(row["reference_lesions"]),
+                _share(row["recall"]),
+                str(row["predicted_lesions"]),
+                _share(row["precision"]),
+                _share(row["f1"]),
+            )
+    return table
+
+
+def _patient_table(summary: dict[str, Any]) -> Table:
+    table = Table(title="patients (cases)", title_justify="left")
+    for column in ("class", "with", "without", "sensitivity", "specificity", "harmonic mean"):
+        table.add_column(column)
+    for name, row in summary["patients"].items():
+        table.add_row(
+            name,
+            str(row["with_lesion"]),
+            str(row["without_lesion"]),
+            *(_share(row[key]) for key in ("sensitivity", "specificity", "harmonic_mean")),
+        )
+    return table
+
+
+def _mean(content: dict[str, Any]) -> str:
+    if content["n"] == 0:
+        return "- (0)"
+    return (
+        f"{content['mean']:.3f} \\[{content['lower']:.3f}, {content['upper']:.3f}] ({content['n']})"
+    )
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,101 @@
+"""Load one trained model, or several as an ensemble, ready to segment whole scans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from samcancer.errors import InputError
+from samcancer.modeling.engine import Member, threshold_vector
+from samcancer.taxonomy import ClassSpec
+from samcancer.training.checkpoint import LoadedModel, load_checkpoint
+
+_FINAL = "final"
+"""Folder, in the folder of all runs, of the model trained last."""
+
+_BEST = "best.safetensors"
+"""Weights of a run's best epoch."""
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Networks that share classes and stack size; one network is an ensemble of one."""
+
+    members: tuple[Member, ...]
+    classes: tuple[ClassSpec, ...]
+    """In the order of the networks' outputs; label k + 1 is class k."""
+    thresholds: Tensor
+    """(K,) presence thresholds, averaged over the networks."""
+    image_size: int
+    sha256: tuple[str, ...]
+    """Of each network's weights."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(spec.name for spec in self.classes)
+
+
+def load_ensemble(paths: Sequence[Path], *, device: str) -> Ensemble:
+    """Load checkpoints and check that they can be averaged.
+
+    Args:
+        paths: Each a run folder, a folder of runs with a ``final`` run, or a weight file.
+        device: Where the networks go.
+
+    Raises:
+        InputError: When a checkpoint is missing, damaged, or unlike the first one.
+    """
+    if not paths:
+        raise ValueError("an ensemble needs at least one model")
+    resolved = [_run_of(path) for path in paths]
+    loaded = [load_checkpoint(path, device=device) for path in resolved]
+    for path, model in zip(resolved[1:], loaded[1:], strict=True):
+        _require_alike(path, model, first=loaded[0])
+    first = loaded[0]
+    return Ensemble(
+        members=tuple(Member(m.model, m.config.data.inference_window_hu) for m in loaded),
+        classes=tuple(first.taxonomy.classes[name] for name in first.class_names),
+        thresholds=torch.stack(
+            [threshold_vector(m.presence_thresholds, m.class_names) for m in loaded]
+        ).mean(dim=0),
+        image_size=first.config.model.image_size,
+        sha256=tuple(m.sha256 for m in loaded),
+    )
+
+
+def _run_of(path: Path) -> Path:
+    """Return the run that a folder of runs stands for; any other path as it is."""
+    if not path.exists():
+        raise InputError(
+            "no such model", path=path, mend="name a run folder or a .safetensors file"
+        )
+    if path.is_dir() and not (path / _BEST).exists():
+        if (path / _FINAL / _BEST).exists():
+            return path / _FINAL
+        runs = sorted(p.parent.name for p in path.glob(f"*/{_BEST}"))
+        if runs:
+            raise InputError(
+                f"holds no final model, only {', '.join(runs)}",
+                path=path,
+                mend="name one or several of these folders, or run train-final first",
+            )
+    return path
+
+
+def _require_alike(path: Path, model: LoadedModel, *, first: LoadedModel) -> None:
+    pairs = {
+        "classes": (tuple(model.class_names), tuple(first.class_names)),
+        "image size": (model.config.model.image_size, first.config.model.image_size),
+    }
+    for what, (found, expected) in pairs.items():
+        if found != expected:
+            raise InputError(
+                f"has {what} {found}, the first model has {expected}",
+                path=path,
+                mend="average models of the same classes and image size only",
+            )

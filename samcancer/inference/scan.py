@@ -1,0 +1,347 @@
+"""Segment one scan: from its file to a label map on its own grid, and a report beside it.
+
+``<case>.<suffix>`` holds uint8 labels (0 background, k + 1 class k of the model) with the input's
+size, spacing, origin and direction. ``<case>.json`` is written last and vouches for the mask by its
+sha256; a case without a report is not finished. Reports hold case ids, never names or paths.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samcancer import __version__
+from samcancer.errors import InputError
+from samcancer.files import (
+    read_json,
+    require_writable_folder,
+    sha256_of,
+    temporary_path_for,
+    write_json_atomic,
+)
+from samcancer.geometry import Geometry, canonicalise
+from samcancer.inference.models import Ensemble
+from samcancer.inference.postprocess import ClassResult, postprocess_class
+from samcancer.inference.slices import grid_of
+from samcancer.inference.volume import EngineOptions, LabelMaps, predict_volume
+from samcancer.inplane import InPlaneGrid
+from samcancer.volume_io import CtVolume, ReadOptions, read_ct, write_labels, write_probabilities
+
+_log = logging.getLogger(__name__)
+
+REPORT_VERSION = 1
+"""Form of the report; another number makes ``--skip-finished`` do the case again."""
+
+PER_CLASS_FOLDER = "per_class"
+PROBABILITY_FOLDER = "probabilities"
+
+_SUFFIX_OF = {
+    ".nii": ".nii",
+    ".mha": ".mha",
+    ".mhd": ".mha",
+    ".nrrd": ".nrrd",
+    ".nhdr": ".nrrd",
+}
+"""Input suffix -> suffix of the mask; everything else, DICOM included, gives .nii.gz."""
+
+_DEFAULT_SUFFIX = ".nii.gz"
+
+_CHUNK_BYTES_PER_PIXEL = 16
+"""Working memory of a chunk for each of its pixels on the scan's grid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions:
+    """What is computed and written."""
+
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    read: ReadOptions = field(default_factory=ReadOptions)
+    per_class: bool = False
+    """Also write one binary mask per class; an organ's includes the lesions inside it."""
+    probabilities: bool = False
+    """Also write each class's probabilities, before presence gating and post-processing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prediction:
+    """Label maps in the scan's own orientation, and what is reported about them."""
+
+    labels: NDArray[np.uint8]
+    organs: NDArray[np.uint8] | None
+    presence: NDArray[np.float32]
+    results: tuple[ClassResult, ...]
+    seconds: dict[str, float]
+
+
+def segment_scan(
+    scan: Path,
+    output: Path,
+    *,
+    case_id: str,
+    ensemble: Ensemble,
+    options: InferenceOptions,
+    on_slices: Callable[[int], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Segment one scan, write the mask and then the report, and return the report.
+
+    Args:
+        scan: A volume file or a DICOM folder.
+        output: Folder of the results.
+        case_id: Name of the results.
+        ensemble: The networks.
+        options: What to compute and write.
+        on_slices: Called with the number of slices done since the last call.
+
+    Raises:
+        InputError: When the scan cannot be used or the output folder cannot take the result.
+    """
+    started = time.perf_counter()
+    ct = read_ct(scan, options.read)
+    geometry, warnings, source_sha256 = ct.geometry, list(ct.warnings), ct.source_sha256
+    read_s = time.perf_counter() - started
+    require_writable_folder(output, needed_bytes=_output_bytes(geometry, ensemble, options))
+    _log_estimate(case_id, geometry, ensemble, options)
+    mask_path = output / (case_id + _mask_suffix(scan))
+    with _probability_arrays(output, case_id, geometry, ensemble, options) as probabilities:
+        prediction = _predict(ct, ensemble, options, probabilities, on_slices)
+        del ct
+        started = time.perf_counter()
+        _write_extras(mask_path, case_id, prediction, probabilities, geometry, ensemble, options)
+        reference = None if scan.is_dir() else scan
+        write_labels(mask_path, prediction.labels, geometry, reference=reference)
+    write_s = time.perf_counter() - started
+    report = {
+        "format_version": REPORT_VERSION,
+        "case": case_id,
+        "labels": {"background": 0, **{n: k + 1 for k, n in enumerate(ensemble.class_names)}},
+        "classes": _class_reports(prediction, geometry, ensemble),
+        "mask": {"file": mask_path.name, "sha256": sha256_of(mask_path)},
+        "input": {"sha256": source_sha256, "geometry": geometry.to_dict()},
+        "model": {
+            "sha256": list(ensemble.sha256),
+            "presence_thresholds": _rounded(ensemble.thresholds.tolist(), ensemble),
+        },
+        "request": request_sha256(ensemble, options),
+        "software": f"samcancer {__version__}",
+        "warnings": warnings,
+        "seconds": {
+            k: round(v, 3)
+            for k, v in {"read": read_s, **prediction.seconds, "write": write_s}.items()
+        },
+    }
+    write_json_atomic(_report_path(output, case_id), report)
+    return report
+
+
+def finished_report(
+    scan: Path, output: Path, *, case_id: str, ensemble: Ensemble, options: InferenceOptions
+) -> dict[str, Any] | None:
+    """Return the report of a finished case, or None when it has to be (re)done.
+
+    Finished means: the report asks for the same models and options, the mask has the sha256 that
+    the report states, and the scan is the one that was segmented.
+    """
+    path = _report_path(output, case_id)
+    try:
+        report = read_json(path)
+    except InputError:
+        return None
+    try:
+        mask = output / report["mask"]["file"]
+        same = (
+            report["format_version"] == REPORT_VERSION
+            and report["request"] == request_sha256(ensemble, options)
+            and mask.name == case_id + _mask_suffix(scan)
+            and mask.is_file()
+            and report["mask"]["sha256"] == sha256_of(mask)
+            and report["input"]["sha256"] == _source_sha256(scan, options)
+        )
+    except (KeyError, TypeError, AttributeError):
+        return None
+    return dict(report) if same else None
+
+
+def request_sha256(ensemble: Ensemble, options: InferenceOptions) -> str:
+    """Return a hash of everything, apart from the scan, that decides the result."""
+    content = {
+        "software": __version__,
+        "models": ensemble.sha256,
+        "precision": options.engine.precision,
+        "flip": options.engine.flip,
+        "per_class": options.per_class,
+        "probabilities": options.probabilities,
+        "read": repr(options.read),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _source_sha256(scan: Path, options: InferenceOptions) -> str:
+    return sha256_of(scan) if scan.is_file() else read_ct(scan, options.read).source_sha256
+
+
+def _report_path(output: Path, case_id: str) -> Path:
+    return output / f"{case_id}.json"
+
+
+def _mask_suffix(scan: Path) -> str:
+    return (
+        _DEFAULT_SUFFIX if scan.is_dir() else _SUFFIX_OF.get(scan.suffix.lower(), _DEFAULT_SUFFIX)
+    )
+
+
+def _predict(
+    ct: CtVolume,
+    ensemble: Ensemble,
+    options: InferenceOptions,
+    probabilities: list[NDArray[np.float16]],
+    on_slices: Callable[[int], None],
+) -> _Prediction:
+    """Predict and post-process; views in canonical orientation write into the scan's own."""
+    started = time.perf_counter()
+    volume_hu, canonical_geometry, _ = canonicalise(ct.hu, ct.geometry)
+    is_lesion = [spec.kind == "lesion" for spec in ensemble.classes]
+    labels = np.zeros(ct.geometry.shape, dtype=np.uint8)
+    organs = None if all(is_lesion) else np.zeros_like(labels)
+    maps = LabelMaps(
+        lesions=canonicalise(labels, ct.geometry)[0],
+        organs=None if organs is None else canonicalise(organs, ct.geometry)[0],
+        probabilities=[canonicalise(p, ct.geometry)[0] for p in probabilities],
+    )
+    presence = predict_volume(
+        ensemble.members,
+        volume_hu,
+        grid=_grid(canonical_geometry, ensemble),
+        is_lesion=is_lesion,
+        thresholds=ensemble.thresholds,
+        maps=maps,
+        options=options.engine,
+        on_slices=on_slices,
+    )
+    predicted = time.perf_counter()
+    results = []
+    for k, spec in enumerate(ensemble.classes):
+        values = maps.lesions if is_lesion[k] or maps.organs is None else maps.organs
+        results.append(
+            postprocess_class(
+                values, k + 1, spec.postprocess, voxel_volume_ml=ct.geometry.voxel_volume_ml
+            )
+        )
+    if organs is not None:
+        for lesion_plane, organ_plane in zip(labels, organs, strict=True):
+            np.copyto(lesion_plane, organ_plane, where=lesion_plane == 0)
+    seconds = {"predict": predicted - started, "postprocess": time.perf_counter() - predicted}
+    return _Prediction(
+        labels=labels, organs=organs, presence=presence, results=tuple(results), seconds=seconds
+    )
+
+
+def _grid(canonical_geometry: Geometry, ensemble: Ensemble) -> InPlaneGrid:
+    return grid_of(canonical_geometry, ensemble.image_size)
+
+
+def _class_reports(
+    prediction: _Prediction, geometry: Geometry, ensemble: Ensemble
+) -> dict[str, dict[str, Any]]:
+    reports = {}
+    for k, (spec, result) in enumerate(zip(ensemble.classes, prediction.results, strict=True)):
+        reports[spec.name] = {
+            "label": k + 1,
+            "kind": spec.kind,
+            "volume_ml": round(result.voxels * geometry.voxel_volume_ml, 4),
+            "components": result.components,
+            "slices": len(result.slices),
+            "presence_max": round(float(prediction.presence[:, k].max()), 4),
+            "removed": [removal.to_dict() for removal in result.removed],
+        }
+        for removal in result.removed:
+            _log.info(
+                "%s: removed %d components, %.2f ml (%s)",
+                spec.name,
+                removal.components,
+                removal.volume_ml,
+                removal.rule,
+            )
+    return reports
+
+
+def _rounded(values: list[float], ensemble: Ensemble) -> dict[str, float]:
+    return {n: round(v, 6) for n, v in zip(ensemble.class_names, values, strict=True)}
+
+
+def _write_extras(
+    mask_path: Path,
+    case_id: str,
+    prediction: _Prediction,
+    probabilities: list[NDArray[np.float16]],
+    geometry: Geometry,
+    ensemble: Ensemble,
+    options: InferenceOptions,
+) -> None:
+    suffix = mask_path.name[len(case_id) :]
+    if options.per_class:
+        for k, spec in enumerate(ensemble.classes):
+            values = prediction.labels
+            if spec.kind == "organ" and prediction.organs is not None:
+                values = prediction.organs
+            mask = np.equal(values, k + 1).view(np.uint8)
+            folder = mask_path.parent / PER_CLASS_FOLDER / case_id
+            write_labels(folder / (spec.name + suffix), mask, geometry)
+    for spec, array in zip(ensemble.classes, probabilities, strict=False):
+        folder = mask_path.parent / PROBABILITY_FOLDER / case_id
+        write_probabilities(folder / (spec.name + suffix), array.astype(np.float32), geometry)
+
+
+@contextlib.contextmanager
+def _probability_arrays(
+    output: Path,
+    case_id: str,
+    geometry: Geometry,
+    ensemble: Ensemble,
+    options: InferenceOptions,
+) -> Iterator[list[NDArray[np.float16]]]:
+    """Yield one array per class, on disk so that memory stays bounded; none when not wanted."""
+    if not options.probabilities:
+        yield []
+        return
+    path = temporary_path_for(output / f"{case_id}.probabilities")
+    shape = (len(ensemble.classes), *geometry.shape)
+    try:
+        array = np.memmap(path, dtype=np.float16, mode="w+", shape=shape)
+        yield list(array)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _output_bytes(geometry: Geometry, ensemble: Ensemble, options: InferenceOptions) -> int:
+    """Return the disk space that the results may need if they do not compress at all."""
+    voxels = int(np.prod(geometry.shape))
+    classes = len(ensemble.classes)
+    per_voxel = 1 + classes * (int(options.per_class) + (2 + 4) * int(options.probabilities))
+    return voxels * per_voxel
+
+
+def _log_estimate(
+    case_id: str, geometry: Geometry, ensemble: Ensemble, options: InferenceOptions
+) -> None:
+    slices, rows, columns = geometry.shape
+    maps = 1 if all(spec.kind == "lesion" for spec in ensemble.classes) else 2
+    volume = slices * rows * columns * (2 + maps)
+    chunk = options.engine.batch * rows * columns * _CHUNK_BYTES_PER_PIXEL
+    _log.info(
+        "%s: %d slices of %d x %d, about %.0f MB besides the model",
+        case_id,
+        slices,
+        rows,
+        columns,
+        (volume + chunk) / 1e6,
+    )

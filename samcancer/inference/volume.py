@@ -1,0 +1,138 @@
+"""From a scan in memory to label maps in memory, chunk by chunk.
+
+Logits, not masks, go back to the scan's own pixels: linear interpolation in plane, then a voxel
+belongs to a class when its probability is above 0.5. Two label maps are filled, one of lesions and
+one of organs, since a lesion lies inside its organ; between lesions, or between organs, the higher
+probability wins, and at a tie the class that comes first in the model. Memory is the scan, one or
+two uint8 maps and one chunk; never classes x volume floats.
+
+Arrays are (slice, row, column) in canonical orientation; label k + 1 is class k of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from samcancer.inference.slices import ResizedSlices
+from samcancer.inplane import InPlaneGrid
+from samcancer.modeling.engine import Member, SlicePrediction, gate_logits, predict_ensemble
+
+_HALF = 0.0
+"""Logit of the probability 0.5."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How the network is run."""
+
+    device: str = "cpu"
+    batch: int = 8
+    """Slices per chunk."""
+    precision: str = "32-true"
+    flip: bool = False
+    """Test-time augmentation: also predict the left-right mirrored scan and average."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMaps:
+    """Where the result goes: (Z, rows, columns) uint8 arrays of zeros, filled in place."""
+
+    lesions: NDArray[np.uint8]
+    organs: NDArray[np.uint8] | None = None
+    """None when the model has no organ class."""
+    probabilities: Sequence[NDArray[np.float16]] = ()
+    """One (Z, rows, columns) array per class, before gating by presence; empty when not wanted."""
+
+
+def predict_volume(
+    members: Sequence[Member],
+    volume_hu: NDArray[np.int16],
+    *,
+    grid: InPlaneGrid,
+    is_lesion: Sequence[bool],
+    thresholds: Tensor,
+    maps: LabelMaps,
+    options: EngineOptions,
+    on_slices: Callable[[int], None] = lambda _: None,
+) -> NDArray[np.float32]:
+    """Fill the label maps of one scan and return (Z, K) presence probabilities.
+
+    A class whose presence probability in a slice is under its threshold has no voxel there.
+
+    Args:
+        members: The networks, on the device already.
+        volume_hu: (Z, rows, columns) in canonical orientation.
+        grid: Its in-plane grid at the networks' size.
+        is_lesion: For each class, whether it is a lesion (else an organ).
+        thresholds: (K,) presence thresholds.
+        maps: Arrays that receive the result.
+        options: How to run.
+        on_slices: Called with the number of slices done since the last call.
+    """
+    presence = np.zeros((len(volume_hu), len(is_lesion)), dtype=np.float32)
+    device = torch.device(options.device)
+    row, column = (torch.from_numpy(m.copy()).to(device) for m in grid.logit_matrices())
+    lesion_classes = [k for k, lesion in enumerate(is_lesion) if lesion]
+    organ_classes = [k for k, lesion in enumerate(is_lesion) if not lesion]
+    for chunk in predict_ensemble(
+        members,
+        ResizedSlices(volume_hu, grid),
+        batch=options.batch,
+        device=device,
+        precision=options.precision,
+        flip=options.flip,
+    ):
+        span = slice(chunk.start, chunk.start + len(chunk.logits))
+        gated = gate_logits(chunk, thresholds)
+        maps.lesions[span] = _winners(gated, lesion_classes, row, column)
+        if maps.organs is not None:
+            maps.organs[span] = _winners(gated, organ_classes, row, column)
+        _write_probabilities(maps.probabilities, chunk, span, row, column)
+        presence[span] = chunk.presence.cpu().numpy()
+        on_slices(len(chunk.logits))
+    return presence
+
+
+def _winners(
+    logits: Tensor, classes: Sequence[int], row: Tensor, column: Tensor
+) -> NDArray[np.uint8]:
+    """Return (n, rows, columns): label of the most probable of ``classes`` above 0.5, else 0."""
+    count = len(logits)
+    labels = torch.zeros((count, len(row), len(column)), dtype=torch.uint8, device=logits.device)
+    best: Tensor | None = None
+    for k in classes:
+        # Interpolation never exceeds the largest logit, so slices without one above 0 are done.
+        slices = torch.nonzero(logits[:, k].amax(dim=(1, 2)) > _HALF).flatten()
+        if len(slices) == 0:
+            continue
+        if best is None:
+            best = torch.full(labels.shape, _HALF, device=logits.device)
+        upsampled = _upsampled(logits[slices, k], row, column)
+        wins = upsampled > best[slices]
+        best[slices] = torch.where(wins, upsampled, best[slices])
+        labels[slices] = labels[slices].masked_fill(wins, k + 1)
+    result: NDArray[np.uint8] = labels.cpu().numpy()
+    return result
+
+
+def _write_probabilities(
+    arrays: Sequence[NDArray[np.float16]],
+    chunk: SlicePrediction,
+    span: slice,
+    row: Tensor,
+    column: Tensor,
+) -> None:
+    for k, array in enumerate(arrays):
+        upsampled = _upsampled(chunk.logits[:, k], row, column)
+        array[span] = torch.sigmoid(upsampled).half().cpu().numpy()
+
+
+def _upsampled(logits: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Interpolate (n, S, S) to (n, rows, columns)."""
+    return row @ logits @ column.T
