@@ -3,8 +3,8 @@
 Surface elements sit at voxel corners and their areas come from that package's marching-cubes
 tables. Its two distance transforms are replaced by a search among the offsets that lie within the
 tolerance, which gives the same number from a small part of the time and memory; the package's own
-functions also use names that SciPy 2 and NumPy 2 drop. The tables are not symmetric in the axes,
-so arrays are turned to ITK's order (x, y, z), the order that FLARE uses.
+functions also use names that SciPy 2 and NumPy 2 drop. The order and direction of the axes do not
+matter: all 256 areas are the same for every permutation and flip.
 
 Source: Nikolov et al. 2018, https://github.com/google-deepmind/surface-distance.
 """
@@ -45,11 +45,11 @@ def surface_dice(
     if not reference.any() or not prediction.any():
         raise ValueError("the surface of an empty mask is not defined")
     box = bounding_box(reference | prediction)
-    spacing_xyz = np.asarray(spacing_mm, dtype=np.float64)[::-1]
-    areas = lookup_tables.create_table_neighbour_code_to_surface_area(spacing_xyz)
-    codes = [_neighbour_codes(mask[box].T) for mask in (reference, prediction)]
+    spacing = np.asarray(spacing_mm, dtype=np.float64)
+    areas = lookup_tables.create_table_neighbour_code_to_surface_area(spacing)
+    codes = [_neighbour_codes(mask[box]) for mask in (reference, prediction)]
     borders = [np.argwhere((code != 0) & (code != _INSIDE)) for code in codes]
-    offsets = _offsets_within(spacing_xyz, tolerance_mm)
+    offsets = _offsets_within(spacing, tolerance_mm)
     agreeing = total = 0.0
     for own, other in ((0, 1), (1, 0)):
         area = areas[codes[own][tuple(borders[own].T)]]
@@ -69,10 +69,10 @@ def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _neighbour_codes(mask_xyz: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def _neighbour_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return, for every voxel corner, one bit for each of the eight voxels around it."""
-    padded = np.pad(mask_xyz.astype(np.uint8), 1)
-    shape = tuple(n + 1 for n in mask_xyz.shape)
+    padded = np.pad(mask.astype(np.uint8), 1)
+    shape = tuple(n + 1 for n in mask.shape)
     codes = np.zeros(shape, dtype=np.uint8)
     kernel = lookup_tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL.astype(np.uint8)
     for shift in itertools.product(range(2), repeat=3):
@@ -81,13 +81,13 @@ def _neighbour_codes(mask_xyz: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return codes
 
 
-def _offsets_within(spacing_xyz: NDArray[np.float64], tolerance_mm: float) -> NDArray[np.intp]:
+def _offsets_within(spacing_mm: NDArray[np.float64], tolerance_mm: float) -> NDArray[np.intp]:
     """Return the (n, 3) integer offsets whose length in mm is at most the tolerance."""
-    reach = [int(np.ceil(tolerance_mm / s)) for s in spacing_xyz]
+    reach = [int(np.ceil(tolerance_mm / s)) for s in spacing_mm]
     grid = np.stack(
         np.meshgrid(*[np.arange(-r, r + 1) for r in reach], indexing="ij"), axis=-1
     ).reshape(-1, 3)
-    squares = (grid.astype(np.float64) * spacing_xyz) ** 2
+    squares = (grid.astype(np.float64) * spacing_mm) ** 2
     length_mm = np.sqrt(np.add.reduce(squares, axis=1))
     inside: NDArray[np.intp] = grid[length_mm <= tolerance_mm].astype(np.intp)
     return inside

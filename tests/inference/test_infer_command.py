@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk  # noqa: N813 - the package's own convention
+import torch
+from inference_fakes import WriteScan, bright_box, make_ensemble
+
+from samcancer.commands import run_verb
+from samcancer.config import Config, DataConfig, ModelConfig
+from samcancer.inference.models import load_ensemble
+from samcancer.modeling import build_model
+from samcancer.training.checkpoint import CheckpointMeta, save_checkpoint
+
+CLASSES = ("liver_lesion", "kidney_lesion")
+
+
+@pytest.fixture
+def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "samcancer.inference.models.load_ensemble", lambda paths, device: make_ensemble()
+    )
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logging() -> None:
+    """Keep the command from adding handlers to the root logger of the test run."""
+    logging.getLogger().addHandler(logging.NullHandler())
+
+
+def infer(scan: Path, output: Path, *options: str) -> int:
+    return run_verb(
+        "infer-volume",
+        ["--input", str(scan), "--output", str(output), "--model", "run", "--quiet", *options],
+    )
+
+
+@pytest.mark.usefixtures("fake_model")
+def test_a_good_scan_gives_a_mask_and_status_0(write_scan: WriteScan, tmp_path: Path) -> None:
+    scan = write_scan("scan_0000.nii.gz", bright_box())
+    assert infer(scan, tmp_path / "out", "--device", "cpu") == 0
+    assert sorted(p.name for p in (tmp_path / "out").glob("scan*")) == ["scan.json", "scan.nii.gz"]
+
+
+@pytest.mark.usefixtures("fake_model")
+def test_some_failures_give_status_1_and_a_list(
+    write_scan: WriteScan, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_scan("in/a.nii.gz", bright_box()).parent
+    (folder / "b.nii.gz").write_bytes(b"")
+    assert infer(folder, tmp_path / "out", "--device", "cpu") == 1
+    assert (tmp_path / "out" / "a.nii.gz").exists()
+    assert "failed: b:" in caplog.text
+
+
+@pytest.mark.usefixtures("fake_model")
+def test_a_single_bad_scan_is_one_line_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"")
+    assert infer(bad, tmp_path / "out", "--device", "cpu") == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert "bad.nii.gz" in lines[-1]
+
+
+@pytest.mark.usefixtures("fake_model")
+@pytest.mark.parametrize("options", [("--batch", "0"), ("--precision", "8"), ("--device", "tpu")])
+def test_bad_options_give_status_2(options: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        infer(tmp_path, tmp_path / "out", *options)
+    assert stop.value.code == 2
+
+
+@pytest.mark.usefixtures("fake_model")
+def test_half_precision_on_a_cpu_is_refused(
+    write_scan: WriteScan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = write_scan("a.nii.gz", bright_box())
+    options = ("--device", "cpu", "--precision", "bf16-mixed")
+    assert infer(scan, tmp_path / "out", *options) == 2
+    assert "far slower than 32-true on a CPU" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fake_model")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_cuda_without_a_gpu_is_refused(
+    write_scan: WriteScan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = write_scan("a.nii.gz", bright_box())
+    assert infer(scan, tmp_path / "out", "--device", "cuda") == 2
+    assert "no usable GPU was found. Use --device cpu." in capsys.readouterr().err
+
+
+def test_a_missing_model_is_refused(
+    write_scan: WriteScan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = write_scan("a.nii.gz", bright_box())
+    assert infer(scan, tmp_path / "out", "--device", "cpu") == 2
+    assert "run: no such model. Name a run folder" in capsys.readouterr().err
+
+
+def save_run(folder: Path, *, seed: int = 0, image_size: int = 64) -> Path:
+    """Write an untrained network as a finished run."""
+    config = Config(
+        model=ModelConfig(image_size=image_size, cnn_width=4),
+        data=DataConfig(inference_window_hu=(-160.0, 240.0)),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build_model(config.model, CLASSES)
+    folder.mkdir(parents=True, exist_ok=True)
+    meta = CheckpointMeta(
+        config=config, class_names=CLASSES, presence_thresholds={"liver_lesion": 0.25}
+    )
+    save_checkpoint(folder / "best", model, meta)
+    return folder
+
+
+def test_real_checkpoints_segment_a_scan(write_scan: WriteScan, tmp_path: Path) -> None:
+    scan = write_scan("a.mha", bright_box())
+    runs = [save_run(tmp_path / "runs" / "final"), save_run(tmp_path / "other", seed=1)]
+    status = run_verb(
+        "infer-volume",
+        [
+            *("--input", str(scan), "--output", str(tmp_path / "out"), "--device", "cpu"),
+            *("--model", str(runs[0].parent), str(runs[1]), "--quiet"),
+        ],
+    )
+    assert status == 0
+    mask = sitk.ReadImage(str(tmp_path / "out" / "a.mha"))
+    assert mask.GetSize() == sitk.ReadImage(str(scan)).GetSize()
+
+
+def test_an_ensemble_takes_each_window_and_the_mean_threshold(tmp_path: Path) -> None:
+    runs = [save_run(tmp_path / "a"), save_run(tmp_path / "b", seed=1)]
+    ensemble = load_ensemble(runs, device="cpu")
+    assert ensemble.class_names == CLASSES
+    assert [m.window_hu for m in ensemble.members] == [(-160.0, 240.0)] * 2
+    torch.testing.assert_close(ensemble.thresholds, torch.tensor([0.25, 0.5]))
+    assert len(set(ensemble.sha256)) == 2
+    assert ensemble.image_size == 64
+
+
+def test_a_folder_of_folds_alone_is_not_a_model(tmp_path: Path) -> None:
+    save_run(tmp_path / "fold_0")
+    save_run(tmp_path / "fold_1")
+    with pytest.raises(ValueError, match="holds no final model, only fold_0, fold_1"):
+        load_ensemble([tmp_path], device="cpu")
+
+
+def test_models_of_different_sizes_are_not_averaged(tmp_path: Path) -> None:
+    runs = [save_run(tmp_path / "a"), save_run(tmp_path / "b", image_size=32)]
+    with pytest.raises(ValueError, match="has image size 32, the first model has 64"):
+        load_ensemble(runs, device="cpu")
