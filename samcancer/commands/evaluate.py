@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", type=Path, required=True, metavar="DIR")
     parser.add_argument("--prediction", type=Path, required=True, metavar="DIR")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="tables")
-    parser.add_argument("--protocol", choices=_PROTOCOLS, default="flare24")
+    parser.add_argument(
+        "--protocol", choices=_PROTOCOLS, default="nnunet", help="rules of scoring (default nnunet)"
+    )
     parser.add_argument(
         "--labels",
         metavar="NAME=VALUE,...|FILE",

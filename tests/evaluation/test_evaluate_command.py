@@ -32,7 +32,7 @@ def evaluate(folder: Path, *options: str) -> int:
         "evaluate",
         [
             *("--reference", str(folder / "reference"), "--prediction", str(folder / "prediction")),
-            *("--output", str(folder / "scores"), "--quiet", *options),
+            *("--output", str(folder / "scores"), "--quiet", "--labels", "lesion=1", *options),
         ],
     )
 
@@ -45,7 +45,7 @@ def pair(write_labels: WriteLabels, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "options", [("--protocol", "flare24"), ("--protocol", "nnunet", "--labels", "lesion=1")]
+    "options", [("--protocol", "flare24"), ("--protocol", "nnunet"), ()]
 )
 def test_tables_are_written_and_printed(
     options: tuple[str, ...], pair: Path, capsys: pytest.CaptureFixture[str]
