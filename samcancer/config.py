@@ -6,10 +6,12 @@ sections or fields are refused. The configuration is stored in every checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -124,6 +126,9 @@ class TrainConfig:
     """Epochs between whole-volume validations; the last epoch is always validated."""
     time_budget_s: float | None = None
     """Wall-clock seconds of training after which the run ends; None means no limit."""
+    final_held_out_fold: int | None = 0
+    """Fold kept out of the final training to select its best epoch; None trains on all patients
+    and keeps the last epoch."""
     seed: int = 0
     precision: str = "32-true"
     """Lightning Fabric's name of the precision; use bf16-mixed on GPUs only."""
@@ -138,6 +143,20 @@ class TrainConfig:
             self.samples_per_epoch,
         )
         _require(0 <= self.warmup_fraction < 1, "train.warmup_fraction", self.warmup_fraction)
+        for name in (
+            "weight_decay",
+            "decay_power",
+            "dice_weight",
+            "bce_weight",
+            "presence_weight",
+            "seed",
+        ):
+            _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name))
+        _require(
+            self.time_budget_s is None or self.time_budget_s > 0,
+            "train.time_budget_s",
+            self.time_budget_s,
+        )
         _require(
             self.unknown_labels in get_args(UnknownLabels),
             "train.unknown_labels",
@@ -173,6 +192,15 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     folds: int = 5
+    """Parts of the cross-validation, by patient."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges, and fields that belong together."""
+        _require(self.folds >= 2, "folds", self.folds)
+        held_out = self.train.final_held_out_fold
+        _require(
+            held_out is None or 0 <= held_out < self.folds, "train.final_held_out_fold", held_out
+        )
 
 
 def load_config(path: Path | None) -> Config:
@@ -209,6 +237,37 @@ def config_from_dict(content: dict[str, Any]) -> Config:
     return _build(Config, content, "")
 
 
+def with_overrides(config: Config, assignments: Sequence[str]) -> Config:
+    """Return the configuration with ``section.field=value`` assignments applied, in order.
+
+    Values are YAML: ``train.epochs=3``, ``train.time_budget_s=null``,
+    ``data.train_windows_hu=[[-200, 300]]``.
+
+    Raises:
+        InputError: When an assignment is malformed, names an unknown field, or is out of range.
+    """
+    content = config_to_dict(config)
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        *sections, last = name.strip().split(".")
+        target: Any = content
+        for section in sections:
+            target = target.get(section) if isinstance(target, dict) else None
+        if not equals or not isinstance(target, dict) or last not in target:
+            raise InputError(
+                f"--set takes section.field=value with a known field, got {assignment!r}",
+                mend="see docs/configuration.md",
+            )
+        try:
+            target[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {name}: not a YAML value ({error})") from None
+    try:
+        return config_from_dict(content)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"--set: {error}", mend="see docs/configuration.md") from None
+
+
 def _build(kind: type[_T], content: Any, where: str) -> _T:
     if not isinstance(content, dict):
         raise ValueError(f"{where or 'the configuration'} must be a mapping, got {content!r}")
@@ -221,7 +280,7 @@ def _build(kind: type[_T], content: Any, where: str) -> _T:
     values = {
         name: _build(hints[name], value, f"{where}{name}.")
         if dataclasses.is_dataclass(hints[name])
-        else _tuples(value)
+        else _checked(hints[name], _tuples(value), f"{where}{name}")
         for name, value in content.items()
     }
     return kind(**values)
@@ -229,6 +288,47 @@ def _build(kind: type[_T], content: Any, where: str) -> _T:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _checked(hint: Any, value: Any, where: str) -> Any:
+    """Return the value when it is of the annotated type, whole numbers as float where asked for."""
+    if _fits(hint, value):
+        return _as_annotated(hint, value)
+    if isinstance(value, str) and _fits(hint, 0.5):  # YAML reads 5e-4 as text
+        with contextlib.suppress(ValueError):
+            return float(value)
+    expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    raise ValueError(f"{where} must be {expected}, got {value!r}")
+
+
+def _as_annotated(hint: Any, value: Any) -> Any:
+    """Turn whole numbers into floats where the annotation says float, inside tuples too."""
+    arguments = get_args(hint)
+    if get_origin(hint) is tuple:
+        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        return tuple(map(_as_annotated, kinds, value))
+    if get_origin(hint) is not Literal and arguments:
+        return _as_annotated(next(kind for kind in arguments if _fits(kind, value)), value)
+    return float(value) if hint is float else value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[-1] is Ellipsis:
+            return all(_fits(arguments[0], item) for item in value)
+        return len(value) == len(arguments) and all(map(_fits, arguments, value))
+    if arguments:
+        return any(_fits(option, value) for option in arguments)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
 
 
 def _plain(value: Any) -> Any:

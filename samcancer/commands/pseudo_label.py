@@ -1,0 +1,56 @@
+"""``samcancer pseudo-label``: label unknown classes with the fold models."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from samcancer.training.pseudo_labels import ClassSummary
+
+DESCRIPTION = """\
+Each fold's best model labels its own held-out patients for the classes that nobody annotated in
+them. Written into RUNS/pseudo_labels; a second call goes on where the first one stopped."""
+
+EXAMPLE = "samcancer pseudo-label --data store --runs runs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    parser.add_argument("--data", type=Path, required=True, metavar="STORE", help="case store")
+    parser.add_argument(
+        "--runs", type=Path, required=True, metavar="RUNS", help="folder with the fold runs"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the pseudo labels and print what they add."""
+    from samcancer.training.pseudo_labels import write_pseudo_labels
+
+    summaries = write_pseudo_labels(
+        args.data, args.runs, device=args.device, show_progress=not args.quiet
+    )
+    _print_summary(summaries)
+    return 0
+
+
+def _print_summary(summaries: dict[str, ClassSummary]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Added by pseudo labels")
+    table.add_column("class")
+    for column in ("cases", "with lesion", "slices", "lesion ml", "left unknown ml"):
+        table.add_column(column, justify="right")
+    for name, summary in summaries.items():
+        table.add_row(
+            name,
+            str(summary.cases),
+            str(summary.positive_cases),
+            str(summary.slices),
+            f"{summary.volume_ml:.1f}",
+            f"{summary.ignored_ml:.1f}",
+        )
+    Console().print(table)

@@ -1,0 +1,106 @@
+"""Options that ``train-fold`` and ``train-final`` share."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samcancer.config import Config, load_config, with_overrides
+
+if TYPE_CHECKING:
+    from samcancer.training.loop import TrainResult
+    from samcancer.training.run import RunOptions
+
+_log = logging.getLogger(__name__)
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the shared options."""
+    parser.add_argument("--data", type=Path, required=True, metavar="STORE", help="case store")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="RUNS", help="folder of all runs"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML, see configs/")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a field of the configuration, such as train.epochs=3; repeatable",
+    )
+    parser.add_argument("--epochs", type=int, metavar="N", help="same as --set train.epochs=N")
+    parser.add_argument(
+        "--time-budget",
+        type=float,
+        metavar="SECONDS",
+        help="end after so long, validation included; same as --set train.time_budget_s=SECONDS",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="data loading processes")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on exactly where the run was stopped"
+    )
+    parser.add_argument(
+        "--stop-after-epochs",
+        type=int,
+        metavar="N",
+        help="leave after N epochs of this call, to go on later with --resume",
+    )
+    parser.add_argument(
+        "--devices", type=int, default=1, metavar="N", help="GPUs, or processes on the CPU"
+    )
+    parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def read_options(args: argparse.Namespace, *, inherited: Config | None) -> RunOptions:
+    """Return the run that the options describe.
+
+    Args:
+        args: Parsed.
+        inherited: Configuration used without ``--config``; None for the defaults.
+    """
+    from samcancer.training.run import RunOptions
+
+    config = load_config(args.config) if args.config or inherited is None else inherited
+    shorthands = {
+        "train.epochs": args.epochs,
+        "train.time_budget_s": args.time_budget,
+        "data.workers": args.workers,
+    }
+    given = [f"{name}={value}" for name, value in shorthands.items() if value is not None]
+    return RunOptions(
+        store=args.data,
+        output=args.output,
+        config=with_overrides(config, [*args.set, *given]),
+        resume=args.resume,
+        accelerator=args.accelerator,
+        devices=args.devices,
+        stop_after_epochs=args.stop_after_epochs,
+        show_progress=not args.quiet,
+    )
+
+
+def report(result: TrainResult, folder: Path) -> int:
+    """Say how the run ended and return the exit status."""
+    from samcancer.commands import EXIT_INTERRUPTED, EXIT_OK
+
+    if result.outcome == "stopped":
+        _log.warning(
+            "%s: stopped after %d epochs and %d steps; the same command with --resume goes on",
+            folder,
+            result.epochs,
+            result.steps,
+        )
+        return EXIT_INTERRUPTED
+    if result.best_score is None:
+        _log.info("%s: finished after %d epochs", folder, result.epochs)
+    else:
+        _log.info(
+            "%s: finished after %d epochs; best validation score %.3f in epoch %s",
+            folder,
+            result.epochs,
+            result.best_score,
+            result.best_epoch,
+        )
+    return EXIT_OK

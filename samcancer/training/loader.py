@@ -1,0 +1,138 @@
+"""The loader of training batches: workers that open files themselves and fail in one line.
+
+Workers come from a fork server. A plain fork would copy the parent's open HDF5 handles and the
+locks of its running torch threads, either of which can hang or corrupt a read; ``spawn`` would
+import torch anew for every worker, while the fork server does so once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from samcancer.data.dataset import Sample, StackDataset, collate
+from samcancer.data.sampling import EpochBatchSampler, EpochSchedule, SampleKey
+from samcancer.errors import InputError
+
+_PREFETCHED_BATCHES = 4
+"""Batches a worker prepares ahead."""
+
+_PRELOADED = ["torch", "albumentations", "samcancer.data.dataset"]
+"""Modules the fork server imports once for all workers."""
+
+
+class BatchLoader:
+    """Serves the batches of one epoch after the other and keeps the time spent waiting for them."""
+
+    def __init__(
+        self,
+        dataset: StackDataset,
+        schedule: EpochSchedule,
+        *,
+        workers: int,
+        device: torch.device,
+    ) -> None:
+        """Prepare; workers start with the first epoch.
+
+        Args:
+            dataset: Makes samples.
+            schedule: Says which.
+            workers: Processes; 0 loads in this one.
+            device: Where batches go.
+        """
+        self.waiting_s = 0.0
+        self._dataset = dataset
+        self._device = device
+        self._sampler = EpochBatchSampler(schedule)
+        self._loader: DataLoader[Any] = DataLoader(
+            _FailingAsItem(dataset),
+            batch_sampler=self._sampler,
+            num_workers=workers,
+            collate_fn=_collate_or_first_error,
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0,
+            prefetch_factor=_PREFETCHED_BATCHES if workers else None,
+            multiprocessing_context=_fork_server() if workers else None,
+            worker_init_fn=_start_worker if workers else None,
+            generator=torch.Generator(),  # leaves the global random state alone
+        )
+
+    def batches(self, epoch: int, *, position: int) -> Iterator[Sample]:
+        """Yield the epoch's batches from number ``position`` on, on the device.
+
+        Raises:
+            InputError: When a file cannot be read or a worker died.
+        """
+        self._sampler.set_position(epoch, position)
+        iterator = iter(self._loader)
+        while True:
+            started = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                raise _explained(error) from error
+            if isinstance(batch, InputError):
+                raise batch
+            moved = Sample(**{k: v.to(self._device, non_blocking=True) for k, v in batch.items()})
+            self.waiting_s += time.perf_counter() - started
+            yield moved
+
+    def case_names(self, batch: Sample) -> list[str]:
+        """Return the cases of a batch, each once."""
+        indices = sorted(set(batch["case_index"].tolist()))
+        return [self._dataset.case_ids[i] for i in indices]
+
+
+class WorkerDiedError(InputError):
+    """A loader worker ended without being asked to."""
+
+
+class _FailingAsItem(Dataset[Any]):
+    """Returns an InputError as the item, since torch rewrites errors that leave a worker."""
+
+    def __init__(self, dataset: StackDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, key: SampleKey) -> Sample | InputError:
+        try:
+            return self._dataset[key]
+        except InputError as error:
+            return error
+
+
+def _collate_or_first_error(items: Sequence[Any]) -> Sample | InputError:
+    for item in items:
+        if isinstance(item, InputError):
+            return item
+    return collate(items)
+
+
+def _fork_server() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
+
+
+def _start_worker(_worker: int) -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C reaches the whole process group; the training process decides when to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _explained(error: RuntimeError) -> Exception:
+    if "DataLoader worker" not in str(error):
+        return error
+    first_line = str(error).splitlines()[0]
+    return WorkerDiedError(
+        f"a data loading process died ({first_line})",
+        mend="use fewer --workers (0 loads in the training process), or give the machine more "
+        "memory or a larger /dev/shm",
+    )

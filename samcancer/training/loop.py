@@ -1,0 +1,431 @@
+"""The training loop: steps, epochs, validation, checkpoints, and stopping and going on exactly.
+
+Adam with warm-up and polynomial decay ([SC] section 3). The loop takes the network as an argument:
+anything that maps (chunk (B, T+4, S, S), presence (B, T, K)) to mask and presence logits, as
+samcancer.modeling does. What is left behind in the run folder:
+
+best.*, last.*   checkpoints (see checkpoint.py): best by validation, and the latest epoch's
+resume.pt        the whole state, written after every epoch and when the run is asked to stop
+log.jsonl, tensorboard/   one line per epoch
+
+The global random state of torch is set at the start, since dropout layers draw from it; nothing
+else does. Stopping after any step and going on gives the same bytes as not stopping, on the CPU and
+without a time budget.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from samcancer.data.case_store import CaseStore
+from samcancer.data.dataset import Sample, StackDataset
+from samcancer.data.ledger import Ledger
+from samcancer.data.sampling import EpochSchedule, SlicePool
+from samcancer.errors import InputError
+from samcancer.training.checkpoint import BEST, LAST, CheckpointMeta, save_checkpoint
+from samcancer.training.devices import gathered, largest, on_rank_zero
+from samcancer.training.epoch_log import EpochLog, EpochMeter
+from samcancer.training.loader import BatchLoader, WorkerDiedError
+from samcancer.training.losses import LossParts, masked_loss, unpack_targets
+from samcancer.training.progress import RunProgress
+from samcancer.training.resume import RESUME_NAME, read_resume, write_resume
+from samcancer.training.schedule import learning_rate_factor, progress_of
+from samcancer.training.state import (
+    RunPosition,
+    capture,
+    random_state,
+    require_same_run,
+    restore_model,
+    restore_random_state,
+    run_identity,
+)
+from samcancer.training.stopping import StopRequest, stop_on_signal
+from samcancer.training.validate import ValidationResult, count_case, summarise
+
+_log = logging.getLogger(__name__)
+
+Outcome = Literal["finished", "stopped"]
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What to train on, and what to say about it in checkpoints."""
+
+    store: CaseStore
+    ledger: Ledger
+    pool: SlicePool
+    """Of the training cases."""
+    validation_cases: tuple[str, ...]
+    meta: CheckpointMeta
+    """Configuration, classes, patients; epoch, step and results are filled in."""
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a run ended."""
+
+    outcome: Outcome
+    epochs: int
+    """Epochs done, the last one in part when the time was up."""
+    steps: int
+    best_score: float | None
+    """Validation score of ``best``; None when nothing was validated."""
+    best_epoch: int | None
+
+
+def train(
+    model: nn.Module,
+    job: TrainJob,
+    *,
+    fabric: Fabric,
+    resume: bool = False,
+    stop_after_epochs: int | None = None,
+    show_progress: bool = True,
+) -> TrainResult:
+    """Train until the epochs or the time are used up, or until SIGINT or SIGTERM.
+
+    Args:
+        model: The network, on any device, initialised alike in every process.
+        job: Data and labels.
+        fabric: From :func:`samcancer.training.devices.start_fabric`.
+        resume: Go on from the folder's resume.pt; without it the folder must hold no run.
+        stop_after_epochs: Leave after so many epochs of this call, as if asked to stop; None for
+            no limit. The learning rate follows the configured number of epochs.
+        show_progress: Draw a progress bar in the first process.
+
+    Raises:
+        InputError: When there is no state to resume from or it is of another run, when the folder
+            already holds a run, when a file is damaged or the loss is not finite.
+    """
+    state = on_rank_zero(fabric, lambda: _initial_state(job, resume=resume))
+    run = _Run(model, job, fabric, state)
+    if run.position.finished:
+        return run.result("finished")
+    with (
+        stop_on_signal() as stop,
+        RunProgress(enabled=show_progress and fabric.is_global_zero) as progress,
+    ):
+        return run.train(stop, progress, stop_after_epochs=stop_after_epochs)
+
+
+def _initial_state(job: TrainJob, *, resume: bool) -> dict[str, Any] | None:
+    if resume:
+        return read_resume(job.folder)
+    names = (RESUME_NAME, f"{BEST}.json", f"{LAST}.json")
+    left = [name for name in names if (job.folder / name).exists()]
+    if left:
+        raise InputError(
+            f"already holds a run ({left[0]})",
+            path=job.folder,
+            mend="go on with --resume, or delete the folder to train anew",
+        )
+    return None
+
+
+class _Run:
+    """A run in one process: the network, its optimiser, and where the run is."""
+
+    def __init__(
+        self, model: nn.Module, job: TrainJob, fabric: Fabric, state: dict[str, Any] | None
+    ) -> None:
+        self._job, self._fabric, self._model = job, fabric, model
+        self._config = job.meta.config.train
+        self._omit_frozen = job.meta.encoder_sha256 is not None
+        self._identity = run_identity(job.meta, job.pool, world_size=fabric.world_size)
+        if state is not None:
+            require_same_run(state, self._identity, path=job.folder / RESUME_NAME)
+            restore_model(model, state["model"], omit_frozen=self._omit_frozen)
+        torch.manual_seed(self._config.seed + fabric.global_rank)
+        self._optimizer: torch.optim.Optimizer = torch.optim.Adam(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=self._config.learning_rate,
+            weight_decay=self._config.weight_decay,
+        )
+        self._wrapped, self._stepper = fabric.setup(model, self._optimizer)
+        self._meter = EpochMeter(len(job.meta.class_names))
+        self._time_up = False
+        self.position = RunPosition()
+        if state is not None:
+            self._restore(state)
+        self._schedule = self._make_schedule()
+        self._loader = self._make_loader()
+        self._started = time.monotonic() - self.position.elapsed_s
+
+    def train(
+        self, stop: StopRequest, progress: RunProgress, *, stop_after_epochs: int | None
+    ) -> TrainResult:
+        """Run epochs until the end or until asked to stop."""
+        log = (
+            EpochLog(self._job.folder, first_epoch=self.position.epoch + 1)
+            if self._fabric.is_global_zero
+            else None
+        )
+        epochs_here = 0
+        try:
+            while not self.position.finished:
+                if not self._train_epoch(stop, progress):
+                    self._save_stopped()
+                    return self.result("stopped")
+                self._end_epoch(log)
+                epochs_here += 1
+                leave = stop.requested or epochs_here == stop_after_epochs
+                if largest(self._fabric, [float(leave)])[0] and not self.position.finished:
+                    return self.result("stopped")
+        finally:
+            if log is not None:
+                log.close()
+        return self.result("finished")
+
+    def result(self, outcome: Outcome) -> TrainResult:
+        """Return how the run stands."""
+        position = self.position
+        return TrainResult(
+            outcome=outcome,
+            epochs=position.epoch,
+            steps=position.step,
+            best_score=position.best_score,
+            best_epoch=position.best_epoch,
+        )
+
+    def _train_epoch(self, stop: StopRequest, progress: RunProgress) -> bool:
+        """Take the remaining steps of the epoch; return False when asked to stop before its end."""
+        self._wrapped.train()
+        batches = self._loader.batches(self.position.epoch, position=self.position.batch)
+        while True:
+            step_started, waited_before = time.monotonic(), self._loader.waiting_s
+            batch, failure = self._fetch(batches, stop)
+            stopping, failed, elapsed_s = largest(
+                self._fabric, [float(stop.requested), float(failure is not None), self._elapsed_s()]
+            )
+            if failed:
+                raise failure or InputError("another process of this run failed")
+            if batch is None:
+                return self.position.batch >= self._schedule.batches_per_epoch
+            self._step(batch, elapsed_s)
+            self._meter.waiting_s += self._loader.waiting_s - waited_before
+            self._meter.seconds += time.monotonic() - step_started
+            self._show(progress, elapsed_s)
+            budget_s = self._config.time_budget_s
+            if budget_s is not None and elapsed_s >= budget_s:
+                self._time_up = True
+                return True
+            if stopping and self.position.batch < self._schedule.batches_per_epoch:
+                return False
+
+    def _fetch(
+        self, batches: Iterator[Sample], stop: StopRequest
+    ) -> tuple[Sample | None, InputError | None]:
+        """Return the next batch, None at the end of the epoch, or what went wrong."""
+        try:
+            return next(batches, None), None
+        except WorkerDiedError as error:
+            # the signal that asks this process to stop may have ended its workers
+            return None, None if stop.requested else error
+        except InputError as error:
+            return None, error
+
+    def _step(self, batch: Sample, elapsed_s: float) -> None:
+        """Take one optimisation step; nothing changes when the loss is not finite."""
+        rate = self._config.learning_rate * learning_rate_factor(
+            self._progress(elapsed_s),
+            warmup_fraction=self._config.warmup_fraction,
+            decay_power=self._config.decay_power,
+        )
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        targets = unpack_targets(batch, len(self._job.meta.class_names))
+        self._stepper.zero_grad()
+        try:
+            output = self._wrapped(batch["image"], targets.teacher_presence())
+            parts = masked_loss(output.mask_logits, output.presence_logits, targets, self._config)
+            self._fabric.backward(parts.total)
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"the GPU has too little memory for train.batch_size {self._config.batch_size}",
+                mend="lower train.batch_size or data.slices_per_sample",
+            ) from None
+        norm = self._fabric.clip_gradients(
+            self._wrapped,
+            self._stepper,
+            max_norm=self._config.gradient_clip,
+            error_if_nonfinite=False,
+        )
+        self._require_finite(parts, norm, batch)
+        self._stepper.step()
+        self._meter.add(parts, samples=len(batch["image"]) * batch["label_bits"].shape[1])
+        self.position.step += 1
+        self.position.batch += 1
+
+    def _require_finite(self, parts: LossParts, norm: torch.Tensor | None, batch: Sample) -> None:
+        """Stop before the step when the loss or, without a scaler, its gradient is not finite."""
+        bad = not math.isfinite(float(parts.total))
+        if norm is not None and not self._scaler_state():
+            bad = bad or not math.isfinite(float(norm))
+        if not largest(self._fabric, [float(bad)])[0]:
+            return
+        names = gathered(self._fabric, self._loader.case_names(batch) if bad else [])
+        cases = ", ".join(sorted({name for some in names for name in some}))
+        raise InputError(
+            f"the loss or its gradient is not finite at epoch {self.position.epoch + 1}, step "
+            f"{self.position.step + 1}, in a batch of the cases {cases}",
+            path=self._job.folder,
+            mend="look at these cases or lower train.learning_rate; the files of the last good "
+            "epoch are untouched and --resume goes on from there",
+        )
+
+    def _end_epoch(self, log: EpochLog | None) -> None:
+        """Validate if it is time to, save, and write the epoch's line."""
+        position, config = self.position, self._config
+        position.epoch, position.batch = position.epoch + 1, 0
+        position.finished = position.epoch >= config.epochs or self._time_up
+        due = position.finished or position.epoch % config.validate_every == 0
+        started = time.monotonic()
+        validation = self._validate() if due and self._job.validation_cases else None
+        seconds = time.monotonic() - started
+        metrics = {} if validation is None else validation.to_dict()
+        better = not self._job.validation_cases
+        if validation is not None:
+            position.presence_thresholds = validation.presence_thresholds
+            better = position.best_score is None or validation.score >= position.best_score
+        if better:
+            position.best_epoch = position.epoch
+            position.best_score = None if validation is None else validation.score
+        if log is not None:
+            self._save_checkpoint(LAST, metrics)
+            if better:
+                self._save_checkpoint(BEST, metrics)
+            log.write(
+                {
+                    "epoch": position.epoch,
+                    "step": position.step,
+                    "learning_rate": self._optimizer.param_groups[0]["lr"],
+                    **self._meter.to_line(self._job.meta.class_names),
+                    "elapsed_s": self._elapsed_s(),
+                    "validation_seconds": seconds,
+                    "validation": metrics or None,
+                }
+            )
+        self._meter = EpochMeter(len(self._job.meta.class_names))
+        self._save_resume()
+
+    def _validate(self) -> ValidationResult:
+        """Run over the held-out cases, shared out over the processes."""
+        job, config = self._job, self._job.meta.config
+        own = job.validation_cases[self._fabric.global_rank :: self._fabric.world_size]
+        counts = [
+            count_case(
+                self._model,
+                job.store,
+                case_id=case_id,
+                data=config.data,
+                device=self._fabric.device,
+                precision=config.train.precision,
+                batch=config.train.batch_size,
+            )
+            for case_id in own
+        ]
+        everything = [case for some in gathered(self._fabric, counts) for case in some]
+        result = summarise(everything, job.meta.class_names)
+        _log.info("epoch %d: validation score %.3f", self.position.epoch, result.score)
+        return result
+
+    def _save_checkpoint(self, name: str, metrics: dict[str, Any]) -> None:
+        meta = dataclasses.replace(
+            self._job.meta,
+            presence_thresholds=self.position.presence_thresholds,
+            epoch=self.position.epoch,
+            step=self.position.step,
+            metrics=metrics,
+        )
+        save_checkpoint(self._job.folder / name, self._model, meta)
+
+    def _save_stopped(self) -> None:
+        if self._fabric.is_global_zero:
+            self._save_checkpoint(LAST, {})
+        self._save_resume()
+
+    def _save_resume(self) -> None:
+        self.position.elapsed_s = self._elapsed_s()
+        random_states = gathered(self._fabric, random_state(self._fabric.device))
+        if self._fabric.is_global_zero:
+            state = capture(
+                self.position,
+                model=self._model,
+                optimizer=self._optimizer,
+                scaler=self._scaler_state(),
+                meter=self._meter.state(),
+                random_states=random_states,
+                identity=self._identity,
+                omit_frozen=self._omit_frozen,
+            )
+            write_resume(self._job.folder, state)
+        self._fabric.barrier()
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Put back what :func:`capture` took, except the network, which is back already."""
+        self.position = RunPosition(**state["position"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self._fabric.strategy.precision.load_state_dict(state["scaler"])
+        self._meter.load_state(state["meter"])
+        restore_random_state(state["random_states"][self._fabric.global_rank], self._fabric.device)
+
+    def _scaler_state(self) -> dict[str, Any]:
+        return dict(self._fabric.strategy.precision.state_dict())
+
+    def _make_schedule(self) -> EpochSchedule:
+        return EpochSchedule(
+            self._job.pool,
+            seed=self._config.seed,
+            batch_size=self._config.batch_size,
+            samples_per_epoch=self._config.samples_per_epoch,
+            lesion_fraction=self._job.meta.config.data.lesion_fraction,
+            rank=self._fabric.global_rank,
+            world_size=self._fabric.world_size,
+        )
+
+    def _make_loader(self) -> BatchLoader:
+        config = self._job.meta.config
+        dataset = StackDataset(
+            self._job.store,
+            self._job.ledger,
+            case_ids=[case.case_id for case in self._job.pool.cases],
+            data=config.data,
+            augmentation=config.augmentation,
+            unknown_labels=config.train.unknown_labels,
+        )
+        return BatchLoader(
+            dataset, self._schedule, workers=config.data.workers, device=self._fabric.device
+        )
+
+    def _progress(self, elapsed_s: float) -> float:
+        return progress_of(
+            self.position.step,
+            self._config.epochs * self._schedule.batches_per_epoch,
+            elapsed_s=elapsed_s,
+            time_budget_s=self._config.time_budget_s,
+        )
+
+    def _elapsed_s(self) -> float:
+        """Seconds spent on the run, earlier calls included."""
+        return time.monotonic() - self._started
+
+    def _show(self, progress: RunProgress, elapsed_s: float) -> None:
+        progress.update(
+            self._progress(elapsed_s),
+            description=f"epoch {self.position.epoch + 1}/{self._config.epochs}",
+            loss=self._meter.loss,
+            class_dice=self._meter.class_dice(self._job.meta.class_names),
+        )

@@ -1,0 +1,24 @@
+"""The SAMCancer network of a configuration, with its published encoder weights if it has any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from samcancer.config import ModelConfig
+from samcancer.modeling import build_model
+
+
+def build_network(config: ModelConfig, class_names: Sequence[str], *, seed: int = 0) -> nn.Module:
+    """Build the network; equal seeds give equal random weights.
+
+    Args:
+        config: Of the network.
+        class_names: In the order of the outputs.
+        seed: Of the random weights; the global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_model(config, class_names)

@@ -1,0 +1,281 @@
+"""Pseudo labels: each fold's model labels its own held-out patients for their unknown classes.
+
+Step 2 of [SC] section 3. Per voxel of an unknown class, with probability p and the slice's presence
+probability q (thresholds from ``pseudo_labels`` of the configuration and from the teacher's
+validation):
+
+    p < ignore_above                               background
+    p >= lesion_above, q >= presence threshold     lesion
+    anything else                                  stays unknown, and is left out of the loss
+
+Confidence of a class in a case: the mean p of its lesion voxels, or without any, 1 minus the
+largest q of its slices. A teacher that trained on a patient is refused; a class that a person
+annotated is never touched. Cases are written one by one, whole or not at all; a second call goes
+on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from samcancer.config import Config, PseudoLabelConfig
+from samcancer.data.case_store import CaseStore
+from samcancer.data.folds import load_or_create_folds
+from samcancer.data.ledger import PseudoEntry, PseudoLabels, require_unseen, write_pseudo_case
+from samcancer.errors import InputError
+from samcancer.files import folder_lock, remove_stale_temporaries
+from samcancer.modeling.engine import predict_slices, threshold_vector
+from samcancer.training.checkpoint import LoadedModel, load_checkpoint
+from samcancer.training.run import (
+    FOLDS_NAME,
+    PSEUDO_LABELS_NAME,
+    fold_name,
+    open_store,
+    stored_config,
+)
+from samcancer.training.validate import PaddedSlices
+
+_log = logging.getLogger(__name__)
+
+_SLICES_PER_CHUNK = 8
+
+
+@dataclass(frozen=True)
+class ClassSummary:
+    """What pseudo labels add to one class."""
+
+    cases: int
+    """Cases in which the class was unknown and is labelled now."""
+    positive_cases: int
+    slices: int
+    """With a lesion voxel."""
+    volume_ml: float
+    ignored_ml: float
+    """Left unknown."""
+
+
+@dataclass(frozen=True)
+class _CaseLabels:
+    label_bits: NDArray[np.uint32]
+    known_bits: NDArray[np.uint32]
+    confidence: dict[int, float]
+    """Class index -> confidence."""
+
+
+def write_pseudo_labels(
+    store_folder: Path, runs: Path, *, device: str = "auto", show_progress: bool = True
+) -> dict[str, ClassSummary]:
+    """Label the unknown classes of every case; return what was added per class.
+
+    Args:
+        store_folder: The case store that the folds were trained on.
+        runs: Folder with the fold runs; ``pseudo_labels`` is written into it.
+        device: ``auto`` takes a GPU when there is one.
+        show_progress: Draw a progress bar.
+
+    Raises:
+        InputError: When a fold's model is missing, is of another store, or trained on the patient
+            it would label.
+    """
+    config = stored_config(runs)
+    if config is None:
+        raise InputError(
+            "holds no fold runs (no config.yaml)", path=runs, mend="run train-fold for every fold"
+        )
+    store = open_store(store_folder, config)
+    folds_path = runs / FOLDS_NAME
+    if not folds_path.exists():
+        raise InputError("no such file", path=folds_path, mend="run train-fold for every fold")
+    folds = load_or_create_folds(store, folds_path, count=config.folds, seed=config.train.seed)
+    work = {
+        fold: _cases_to_label(store, folds.held_out_cases(fold)) for fold in range(config.folds)
+    }
+    _require_teachers(runs, [fold for fold, cases in work.items() if cases])
+    folder = runs / PSEUDO_LABELS_NAME
+    with folder_lock(folder, purpose="pseudo labels"):
+        remove_stale_temporaries(folder)
+        for fold, case_ids in work.items():
+            if case_ids:
+                teacher = _load_teacher(runs, fold, store, device=_device(device))
+                _label_fold(teacher, fold, store, folder, case_ids, show_progress=show_progress)
+    return summarise_pseudo_labels(store, PseudoLabels(folder, store))
+
+
+def summarise_pseudo_labels(store: CaseStore, pseudo: PseudoLabels) -> dict[str, ClassSummary]:
+    """Return, per class of the store, what the pseudo labels add."""
+    totals = {name: np.zeros(5) for name in store.class_names}
+    for case_id in pseudo.case_ids:
+        info = store.cases[case_id]
+        labels = pseudo.label_bits(case_id, 0, info.slices)
+        known = pseudo.known_bits(case_id, 0, info.slices)
+        pixel_ml = info.grid.pixel_mm**2 * info.canonical_geometry.spacing_mm[2] / 1000
+        for entry in pseudo.entries(case_id):
+            bit = np.uint32(1 << store.class_names.index(entry.class_name))
+            lesion = (labels & bit) > 0
+            positive = lesion.any(axis=(1, 2))
+            ignored = int(((known & bit) == 0).sum())
+            totals[entry.class_name] += (
+                1,
+                positive.any(),
+                positive.sum(),
+                lesion.sum() * pixel_ml,
+                ignored * pixel_ml,
+            )
+    return {
+        name: ClassSummary(int(t[0]), int(t[1]), int(t[2]), float(t[3]), float(t[4]))
+        for name, t in totals.items()
+    }
+
+
+def label_voxels(
+    probability: NDArray[np.float32],
+    present: NDArray[np.bool_],
+    config: PseudoLabelConfig,
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which voxels of one class are lesion, and which are decided.
+
+    Args:
+        probability: (Z, S, S).
+        present: (Z,) whether the slice's presence probability reaches the threshold.
+        config: The two thresholds.
+    """
+    background = probability < config.ignore_above
+    lesion = (probability >= config.lesion_above) & present[:, None, None] & ~background
+    return lesion, lesion | background
+
+
+def _cases_to_label(store: CaseStore, case_ids: Sequence[str]) -> list[str]:
+    """Return the cases with at least one class that nobody annotated."""
+    everything = (1 << len(store.class_names)) - 1
+    return [case_id for case_id in case_ids if store.annotated_bits(case_id) != everything]
+
+
+def _require_teachers(runs: Path, folds: Sequence[int]) -> None:
+    missing = [fold for fold in folds if not (runs / fold_name(fold) / "best.json").exists()]
+    if missing:
+        raise InputError(
+            f"folds without a trained model: {', '.join(map(str, missing))}",
+            path=runs,
+            mend=f"run train-fold --fold {missing[0]} first",
+        )
+
+
+def _load_teacher(runs: Path, fold: int, store: CaseStore, *, device: str) -> LoadedModel:
+    path = runs / fold_name(fold)
+    teacher = load_checkpoint(path, device=device)
+    if teacher.meta["fold"] != fold:
+        raise InputError(
+            f"is the model of fold {teacher.meta['fold']}, not of fold {fold}",
+            path=path,
+            mend=f"run train-fold --fold {fold} into a new folder",
+        )
+    if teacher.meta["store_fingerprint"] != store.fingerprint():
+        raise InputError(
+            "was trained on another case store", path=path, mend="name the store it was trained on"
+        )
+    return teacher
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("no GPU found", mend="use --device cpu")
+    return name
+
+
+def _label_fold(
+    teacher: LoadedModel,
+    fold: int,
+    store: CaseStore,
+    folder: Path,
+    case_ids: Sequence[str],
+    *,
+    show_progress: bool,
+) -> None:
+    for case_id in case_ids:
+        patient = store.cases[case_id].patient_id
+        require_unseen(
+            patient, teacher.meta["training_patients"], case_id=case_id, teacher_fold=fold
+        )
+    done = _cases_done(folder, store, teacher.sha256)
+    for case_id in _tracked(case_ids, f"fold {fold}: pseudo labels", show_progress):
+        if case_id in done:
+            continue
+        labels = _label_case(teacher, store, case_id)
+        entries = [
+            PseudoEntry(store.class_names[k], fold, teacher.sha256, confidence)
+            for k, confidence in labels.confidence.items()
+        ]
+        write_pseudo_case(
+            folder / f"{case_id}.h5",
+            case_id=case_id,
+            label_bits=labels.label_bits,
+            known_bits=labels.known_bits,
+            entries=entries,
+        )
+
+
+def _cases_done(folder: Path, store: CaseStore, teacher_sha256: str) -> set[str]:
+    """Return the cases that this very teacher has labelled; others are written again."""
+    pseudo = PseudoLabels(folder, store)
+    return {
+        case_id
+        for case_id in pseudo.case_ids
+        if all(e.checkpoint_sha256 == teacher_sha256 for e in pseudo.entries(case_id))
+    }
+
+
+def _tracked(case_ids: Sequence[str], description: str, show_progress: bool) -> Iterator[str]:
+    yield from track(
+        case_ids,
+        description=description,
+        console=Console(stderr=True),
+        disable=not show_progress,
+        transient=True,
+    )
+
+
+def _label_case(teacher: LoadedModel, store: CaseStore, case_id: str) -> _CaseLabels:
+    config: Config = teacher.config
+    info = store.cases[case_id]
+    thresholds = threshold_vector(teacher.presence_thresholds, store.class_names).numpy()
+    annotated = store.annotated_bits(case_id)
+    unknown = [k for k in range(len(store.class_names)) if not annotated >> k & 1]
+    shape = (info.slices, info.size, info.size)
+    label_bits, known_bits = np.zeros(shape, np.uint32), np.zeros(shape, np.uint32)
+    summed, counts = np.zeros(len(thresholds)), np.zeros(len(thresholds), np.int64)
+    largest_presence = np.zeros(len(thresholds))
+    for chunk in predict_slices(
+        teacher.model,
+        PaddedSlices(store, case_id),
+        window_hu=config.data.inference_window_hu,
+        batch=_SLICES_PER_CHUNK,
+        device=next(teacher.model.parameters()).device,
+        precision=config.train.precision,
+    ):
+        rows = slice(chunk.start, chunk.start + len(chunk.logits))
+        probability = torch.sigmoid(chunk.logits).cpu().numpy()
+        presence = chunk.presence.cpu().numpy()
+        largest_presence = np.maximum(largest_presence, presence.max(axis=0))
+        for k in unknown:
+            lesion, decided = label_voxels(
+                probability[:, k], presence[:, k] >= thresholds[k], config.pseudo_labels
+            )
+            label_bits[rows] |= lesion.astype(np.uint32) << np.uint32(k)
+            known_bits[rows] |= decided.astype(np.uint32) << np.uint32(k)
+            summed[k] += float(probability[:, k][lesion].sum(dtype=np.float64))
+            counts[k] += int(lesion.sum())
+    confidence = {
+        k: summed[k] / counts[k] if counts[k] else 1.0 - largest_presence[k] for k in unknown
+    }
+    return _CaseLabels(label_bits, known_bits, {k: float(v) for k, v in confidence.items()})

@@ -1,0 +1,196 @@
+"""Whole-volume validation on held-out cases, empty slices included, and presence thresholds.
+
+A case counts for a class only where a person annotated the class. Volume Dice is taken over the
+cases that hold the class; a case without it is *healthy*: correct when nothing is predicted, a
+false positive otherwise, and counted apart (a Dice of 1 or 0 for it would drown the others).
+Masks are compared on the stack grid; evaluation on the scan's own grid is samcancer.evaluation.
+
+A slice keeps a class only from the class's presence threshold on. The threshold is the candidate
+that maximises the mean of volume Dice and, where there are healthy cases, the share of them that
+stay clean; ties go to the one nearest 0.5. Without a slice that shows the class, or without one
+that does not, there is nothing to calibrate and it is 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from samcancer.config import DataConfig
+from samcancer.data.case_store import CaseStore
+from samcancer.data.dataset import unpack_bits
+from samcancer.modeling.engine import SLICE_CONTEXT, predict_slices
+
+DEFAULT_THRESHOLD = 0.5
+
+THRESHOLD_CANDIDATES = tuple(round(0.05 * i, 2) for i in range(1, 20))
+
+
+@dataclass(frozen=True)
+class CaseCounts:
+    """Voxel counts per slice and class of one case; arrays (Z, K)."""
+
+    case_id: str
+    annotated: NDArray[np.bool_]
+    """(K,) classes that a person annotated."""
+    presence: NDArray[np.float64]
+    """Presence probabilities."""
+    predicted: NDArray[np.int64]
+    """Voxels above probability 0.5, not gated by presence."""
+    reference: NDArray[np.int64]
+    overlap: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """Validation of one class."""
+
+    threshold: float
+    dice: float | None
+    """Mean volume Dice over the cases that hold the class; None without any."""
+    cases: int
+    healthy_cases: int
+    healthy_correct: int
+
+    @property
+    def false_positives(self) -> int:
+        """Healthy cases with a predicted voxel."""
+        return self.healthy_cases - self.healthy_correct
+
+    def balanced(self) -> float:
+        """Return the mean of Dice and of the share of clean healthy cases, of what there is."""
+        parts = [] if self.dice is None else [self.dice]
+        if self.healthy_cases:
+            parts.append(self.healthy_correct / self.healthy_cases)
+        return sum(parts) / len(parts) if parts else 0.0
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """Validation of a network."""
+
+    classes: dict[str, ClassResult]
+
+    @property
+    def score(self) -> float:
+        """What selects the best network: the mean over classes of their mean volume Dice.
+
+        Where no held-out case holds any class it is the mean share of clean healthy cases.
+        """
+        dice = [r.dice for r in self.classes.values() if r.dice is not None]
+        if dice:
+            return sum(dice) / len(dice)
+        seen = [r.balanced() for r in self.classes.values() if r.healthy_cases]
+        return sum(seen) / len(seen) if seen else 0.0
+
+    @property
+    def presence_thresholds(self) -> dict[str, float]:
+        """Class -> calibrated threshold."""
+        return {name: result.threshold for name, result in self.classes.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result for JSON."""
+        classes = {
+            name: {
+                "dice": result.dice,
+                "cases": result.cases,
+                "healthy_cases": result.healthy_cases,
+                "healthy_correct": result.healthy_correct,
+                "false_positives": result.false_positives,
+                "presence_threshold": result.threshold,
+            }
+            for name, result in self.classes.items()
+        }
+        return {"score": self.score, "classes": classes}
+
+
+class PaddedSlices:
+    """The padded slices of a stored case, read a few at a time."""
+
+    def __init__(self, store: CaseStore, case_id: str) -> None:
+        """Bind the case; nothing is read yet."""
+        self._store, self._case_id = store, case_id
+        case = store.cases[case_id]
+        self.shape: tuple[int, ...] = (case.slices + 2 * SLICE_CONTEXT, case.size, case.size)
+
+    def __getitem__(self, index: slice) -> NDArray[np.int16]:
+        """Return the padded slices of a contiguous range."""
+        start, stop, _ = index.indices(self.shape[0])
+        return self._store.slices_hu(self._case_id, start, stop)
+
+
+def count_case(
+    model: nn.Module,
+    store: CaseStore,
+    *,
+    case_id: str,
+    data: DataConfig,
+    device: torch.device,
+    precision: str,
+    batch: int,
+) -> CaseCounts:
+    """Run the network over a case and count voxels per slice and class."""
+    class_count = len(store.class_names)
+    case = store.cases[case_id]
+    shape = (case.slices, class_count)
+    presence = np.zeros(shape)
+    counts = np.zeros((3, *shape), dtype=np.int64)
+    for chunk in predict_slices(
+        model,
+        PaddedSlices(store, case_id),
+        window_hu=data.inference_window_hu,
+        batch=batch,
+        device=device,
+        precision=precision,
+    ):
+        rows = slice(chunk.start, chunk.start + len(chunk.logits))
+        bits = store.label_bits(case_id, rows.start, rows.stop).astype(np.int64)
+        reference = unpack_bits(torch.from_numpy(bits)[None].to(device), class_count)[0] > 0
+        predicted = chunk.logits > 0
+        for i, mask in enumerate((predicted, reference, predicted & reference)):
+            counts[i, rows] = mask.sum(dim=(-2, -1)).cpu().numpy()
+        presence[rows] = chunk.presence.double().cpu().numpy()
+    bit_field = store.annotated_bits(case_id)
+    annotated = np.array([bool(bit_field >> k & 1) for k in range(class_count)])
+    return CaseCounts(case_id, annotated, presence, counts[0], counts[1], counts[2])
+
+
+def summarise(cases: Sequence[CaseCounts], class_names: Sequence[str]) -> ValidationResult:
+    """Calibrate the presence thresholds and score every class."""
+    return ValidationResult(
+        {
+            name: _calibrated([case for case in cases if case.annotated[k]], k)
+            for k, name in enumerate(class_names)
+        }
+    )
+
+
+def _calibrated(cases: Sequence[CaseCounts], k: int) -> ClassResult:
+    shows = [case.reference[:, k] > 0 for case in cases]
+    if not any(s.any() for s in shows) or all(s.all() for s in shows):
+        return _score_class(cases, k, DEFAULT_THRESHOLD)
+    candidates = sorted(THRESHOLD_CANDIDATES, key=lambda t: abs(t - DEFAULT_THRESHOLD))
+    results = [_score_class(cases, k, threshold) for threshold in candidates]
+    return max(results, key=ClassResult.balanced)
+
+
+def _score_class(cases: Sequence[CaseCounts], k: int, threshold: float) -> ClassResult:
+    dice, healthy, clean = [], 0, 0
+    for case in cases:
+        kept = case.presence[:, k] >= threshold
+        predicted = int(case.predicted[kept, k].sum())
+        reference = int(case.reference[:, k].sum())
+        if reference:
+            overlap = int(case.overlap[kept, k].sum())
+            dice.append(2 * overlap / (predicted + reference))
+        else:
+            healthy += 1
+            clean += predicted == 0
+    mean = sum(dice) / len(dice) if dice else None
+    return ClassResult(threshold, mean, len(dice), healthy, clean)
