@@ -60,8 +60,7 @@ class Geometry:
     @property
     def axes_mm(self) -> NDArray[np.float64]:
         """(3, 3): column j is one step along voxel axis j, in mm."""
-        steps: NDArray[np.float64] = self.direction_matrix * np.asarray(self.spacing_mm)
-        return steps
+        return self.direction_matrix * np.asarray(self.spacing_mm, dtype=np.float64)
 
     @property
     def direction_matrix(self) -> NDArray[np.float64]:
@@ -71,7 +70,7 @@ class Geometry:
     def position_mm(self, index_xyz: NDArray[Any]) -> NDArray[np.float64]:
         """Voxel indices (..., 3) in xyz order to positions (..., 3) in mm."""
         offsets: NDArray[np.float64] = np.asarray(index_xyz, dtype=np.float64) @ self.axes_mm.T
-        return offsets + np.asarray(self.origin_mm)
+        return offsets + np.asarray(self.origin_mm, dtype=np.float64)
 
     def corners_mm(self) -> NDArray[np.float64]:
         """Positions (8, 3) of the centres of the corner voxels."""
@@ -177,12 +176,8 @@ def require_same_grid(
 
 def _nearest_axes(matrix: NDArray[np.float64]) -> tuple[int, int, int]:
     """For each world axis the voxel axis closest to it; the assignment with the largest sum."""
-    return _triple(
-        max(
-            permutations(range(3)),
-            key=lambda axes: sum(abs(matrix[world, axes[world]]) for world in range(3)),
-        )
-    )
+    candidates = [_triple(axes) for axes in permutations(range(3))]
+    return max(candidates, key=lambda axes: float(np.abs(matrix[range(3), list(axes)]).sum()))
 
 
 def _steps(flips: tuple[bool, bool, bool]) -> tuple[slice, slice, slice]:
