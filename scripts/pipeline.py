@@ -5,11 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from samcancer.commands import run_verb
+from samcancer.files import read_json
 
 
 @dataclass
@@ -18,36 +23,65 @@ class Pipeline:
 
     commands_path: Path
     """Text file that the commands are written to, one a line."""
+    values: Mapping[str, Any]
+    """What ``{name}`` in a command stands for; a value with spaces stays one argument."""
     commands: list[str] = field(default_factory=list)
-    seconds: list[tuple[str, float]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Stage -> wall-clock time."""
 
-    def run(self, verb: str, arguments: Sequence[str | Path], *, stage: str) -> None:
+    def run(self, command: str, *, stage: str) -> None:
         """Run one command.
 
         Args:
-            verb: Of the ``samcancer`` command.
-            arguments: As on the command line.
+            command: As typed after ``samcancer``, quoted for a shell, with ``{name}`` for values.
             stage: Name under which its time is added up.
 
         Raises:
             SystemExit: With the command's exit status when that is not 0.
         """
-        words = [verb, *map(str, arguments)]
+        words = [word.format(**self.values) for word in shlex.split(command)]
         self.commands.append(f"samcancer {shlex.join(words)}")
         self.commands_path.parent.mkdir(parents=True, exist_ok=True)
         self.commands_path.write_text("\n".join(self.commands) + "\n", encoding="utf-8")
         print(f"\n$ {self.commands[-1]}", flush=True)
         started = time.monotonic()
-        status = run_verb(verb, words[1:])
-        self.seconds.append((stage, time.monotonic() - started))
+        status = run_verb(words[0], words[1:])
+        elapsed = time.monotonic() - started
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed
         if status != 0:
-            print(f"stopped: exit status {status}. Run again to go on from here.", file=sys.stderr)
+            print(f"stopped: exit status {status}; run again to go on from here", file=sys.stderr)
             raise SystemExit(status)
+
+    def train(self, command: str, *, folder: Path, stage: str) -> None:
+        """Run a training command, with ``--resume`` when its run folder holds a run."""
+        resume = " --resume" if (folder / "resume.pt").exists() else ""
+        self.run(command + resume, stage=stage)
 
     def timings(self) -> str:
         """Return the seconds of each stage as lines of text."""
-        totals: dict[str, float] = {}
-        for stage, seconds in self.seconds:
-            totals[stage] = totals.get(stage, 0.0) + seconds
-        lines = [f"  {stage:<24}{seconds:7.1f} s" for stage, seconds in totals.items()]
-        return "\n".join([*lines, f"  {'total':<24}{sum(totals.values()):7.1f} s"])
+        lines = [f"  {stage:<26}{seconds:7.1f} s" for stage, seconds in self.seconds.items()]
+        return "\n".join([*lines, f"  {'all commands':<26}{sum(self.seconds.values()):7.1f} s"])
+
+
+def print_scores(evaluations: Mapping[str, Path]) -> None:
+    """Print lesion DSC per class and arm, over the cases that hold the class."""
+    summaries = {arm: read_json(folder / "summary.json") for arm, folder in evaluations.items()}
+    table = Table(title="Lesion DSC, mean [95 % interval] (cases with the class)")
+    table.add_column("class")
+    for arm in summaries:
+        table.add_column(arm)
+    names = dict.fromkeys(name for summary in summaries.values() for name in summary["classes"])
+    for name in names:
+        means = [s["classes"].get(name, {}).get("dice_where_present") for s in summaries.values()]
+        table.add_row(name, *map(_interval, means))
+    healthy = [summary["healthy"] for summary in summaries.values()]
+    if any(row["scans"] for row in healthy):
+        cells = [f"{row['with_predicted_lesion']} of {row['scans']}" for row in healthy]
+        table.add_row("healthy scans with a false lesion", *cells)
+    Console().print(table)
+
+
+def _interval(mean: Mapping[str, float] | None) -> str:
+    if not mean or not mean["n"]:
+        return "-"
+    return f"{mean['mean']:.3f} \\[{mean['lower']:.3f}, {mean['upper']:.3f}] ({mean['n']})"

@@ -72,13 +72,15 @@ def curve_figures(logs: list[RunLog], *, group: str) -> tuple[Figure, Figure]:
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], ...]:
+    """Read the epochs; a last line that a killed run left unfinished is no epoch."""
     epochs: dict[int, Mapping[str, Any]] = {}
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            if "epoch" in entry:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        for line in lines:
+            if line.endswith("\n"):
+                entry = json.loads(line)
                 epochs[int(entry["epoch"])] = entry
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"not a training log ({error})", path=path) from None
     return tuple(epochs[number] for number in sorted(epochs))
 

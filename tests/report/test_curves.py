@@ -41,8 +41,15 @@ def test_a_folder_without_a_log_is_refused(tmp_path: Path) -> None:
         read_run_logs("b", tmp_path)
 
 
+def test_a_last_line_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    path = write_log(tmp_path / "final", [1, 2]) / "log.jsonl"
+    path.write_text(path.read_text() + '{"epoch": 3, "lo')
+    (log,) = read_run_logs("b", path.parent)
+    assert [entry["epoch"] for entry in log.epochs] == [1, 2]
+
+
 def test_a_damaged_log_is_refused(tmp_path: Path) -> None:
-    (write_log(tmp_path / "final", [1]) / "log.jsonl").write_text('{"epoch": 1, "lo')
+    (write_log(tmp_path / "final", [1]) / "log.jsonl").write_text('{"epoch": 1, "lo\n')
     with pytest.raises(InputError, match=r"log\.jsonl: not a training log"):
         read_run_logs("b", tmp_path / "final")
 
