@@ -27,7 +27,7 @@ from samcancer.data.ledger import Ledger, PseudoLabels
 from samcancer.data.sampling import PoolCase, SlicePool
 from samcancer.errors import InputError
 from samcancer.files import folder_lock, remove_stale_temporaries, sha256_of, write_text_atomic
-from samcancer.training.checkpoint import CheckpointMeta
+from samcancer.training.checkpoint import CheckpointMeta, ModelBuilder
 from samcancer.training.devices import on_rank_zero, start_fabric
 from samcancer.training.loop import TrainJob, TrainResult, train
 from samcancer.training.network import build_network
@@ -57,6 +57,8 @@ class RunOptions:
     devices: int = 1
     stop_after_epochs: int | None = None
     show_progress: bool = True
+    build: ModelBuilder | None = None
+    """Builds another network of the same interface, to be compared; None builds ours."""
 
 
 def fold_name(fold: int) -> str:
@@ -258,7 +260,7 @@ def _train(
     with contextlib.ExitStack() as stack:
         on_rank_zero(fabric, lambda: _take_folder(stack, folder))
         return train(
-            _network(config, meta.class_names),
+            _network(options, meta.class_names),
             job,
             fabric=fabric,
             resume=options.resume,
@@ -272,7 +274,10 @@ def _take_folder(stack: contextlib.ExitStack, folder: Path) -> None:
     remove_stale_temporaries(folder)
 
 
-def _network(config: Config, class_names: tuple[str, ...]) -> nn.Module:
+def _network(options: RunOptions, class_names: tuple[str, ...]) -> nn.Module:
+    config = options.config
+    if options.build is not None:
+        return options.build(config.model, class_names)
     return build_network(config.model, class_names, seed=config.train.seed)
 
 
