@@ -1,0 +1,67 @@
+"""What reading a volume gives, and how a user asks for the doubtful cases.
+
+Arrays are (slice, row, column) as stored in the file; positions follow samcancer.geometry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samcancer.geometry import Geometry
+
+FileFormat = Literal["nifti", "metaimage", "nrrd", "dicom"]
+
+AffineChoice = Literal["qform", "sform"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """Decisions that reading never makes on its own."""
+
+    affine: AffineChoice | None = None
+    """Which NIfTI affine to believe where the two disagree; None refuses such a file."""
+    nan_fill: float | None = None
+    """Value in HU for NaN and infinite voxels; None refuses them."""
+    nearest_rotation: bool = False
+    """Read a sheared grid as the nearest unsheared one; masks keep the file's own affine."""
+
+
+@dataclass(frozen=True)
+class RawVolume:
+    """A file's voxels and grid before they are taken as HU or as labels."""
+
+    values: NDArray[Any]
+    """(Z, Y, X), any real dtype, rescaled as the header says."""
+    geometry: Geometry
+    rescaled: bool
+    """Whether the header had a slope or an intercept."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CtVolume:
+    """A CT scan."""
+
+    hu: NDArray[np.int16]
+    """(Z, Y, X)."""
+    geometry: Geometry
+    path: Path
+    source_sha256: str
+    """Of the file, or of a series' files in slice order."""
+    warnings: tuple[str, ...]
+    file_format: FileFormat
+
+
+@dataclass(frozen=True)
+class LabelVolume:
+    """A label map."""
+
+    values: NDArray[Any]
+    """(Z, Y, X) of an integer dtype."""
+    geometry: Geometry
+    path: Path
