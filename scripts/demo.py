@@ -47,9 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for folder, _ in ARMS.values():
         predict(steps, folder)
     report(steps)
+    arms = {arm: output / "scores" / folder for arm, (folder, _) in ARMS.items()}
+    seconds = time.monotonic() - started
+    steps.write_summary(output / "run.json", arms, seconds_in_all=seconds)
     print(f"\n{steps.timings()}\n")
-    print_scores({arm: output / "scores" / folder for arm, (folder, _) in ARMS.items()})
-    print(f"\n{time.monotonic() - started:.0f} s in all. Page: {output / 'report.html'}")
+    print_scores(arms)
+    print(f"\n{seconds:.0f} s in all. Page: {output / 'report.html'}")
     return 0
 
 

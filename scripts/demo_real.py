@@ -54,9 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     train_and_predict(steps, output)
     report(steps)
+    arms = {ARM: output / "scores"}
+    seconds = time.monotonic() - started
+    steps.write_summary(output / "run.json", arms, seconds_in_all=seconds)
     print(f"\n{steps.timings()}\n")
-    print_scores({ARM: output / "scores"})
-    print(f"\n{time.monotonic() - started:.0f} s in all. Page: {output / 'report.html'}")
+    print_scores(arms)
+    print(f"\n{seconds:.0f} s in all. Page: {output / 'report.html'}")
     return 0
 
 

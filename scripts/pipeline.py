@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from samcancer.commands import run_verb
-from samcancer.files import read_json
+from samcancer.files import read_json, write_json_atomic
 
 
 @dataclass
@@ -61,6 +62,23 @@ class Pipeline:
         """Return the seconds of each stage as lines of text."""
         lines = [f"  {stage:<26}{seconds:7.1f} s" for stage, seconds in self.seconds.items()]
         return "\n".join([*lines, f"  {'all commands':<26}{sum(self.seconds.values()):7.1f} s"])
+
+    def write_summary(self, path: Path, arms: Mapping[str, Path], *, seconds_in_all: float) -> None:
+        """Write what docs/results.md is filled from.
+
+        Args:
+            path: JSON file.
+            arms: Name -> folder of its evaluation.
+            seconds_in_all: Wall-clock time of the whole script.
+        """
+        content = {
+            "command": shlex.join(["python", *sys.argv]),
+            "cpu_cores": os.cpu_count(),
+            "seconds_in_all": seconds_in_all,
+            "seconds": self.seconds,
+            "arms": {name: str(folder) for name, folder in arms.items()},
+        }
+        write_json_atomic(path, content)
 
 
 def print_scores(evaluations: Mapping[str, Path]) -> None:

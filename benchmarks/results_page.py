@@ -1,0 +1,92 @@
+"""Fill sections of docs/results.md from runs, so that no figure is typed by hand.
+
+A section stands between ``<!-- NAME:start -->`` and ``<!-- NAME:end -->``; what is between is
+replaced. Example, after ``make demo``: ``python benchmarks/results_page.py demo demo``
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from samcancer.errors import InputError
+from samcancer.files import read_json, write_text_atomic
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results.md"
+
+
+def fill_section(page: Path, name: str, markdown: str) -> None:
+    """Replace a section of the page.
+
+    Raises:
+        InputError: When the page has no such section.
+    """
+    text = page.read_text(encoding="utf-8")
+    start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+    pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(text):
+        raise InputError(f"has no section {name!r}", path=page, mend=f"add {start} and {end}")
+    filled = f"{start}\n\n{markdown.strip()}\n\n{end}"
+    write_text_atomic(page, pattern.sub(lambda _: filled, text))
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table; the first column is left-aligned, the others right-aligned."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def interval(mean: Mapping[str, Any] | None, *, decimals: int = 3) -> str:
+    """Return ``mean [lower, upper] (n)``."""
+    if not mean or not mean["n"]:
+        return "-"
+    low, high = mean["lower"], mean["upper"]
+    return (
+        f"{mean['mean']:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}] (n = {mean['n']})"
+    )
+
+
+def demo_markdown(folder: Path) -> str:
+    """Return the tables of a demo folder: lesion DSC and NSD per class and arm, and its times."""
+    run = read_json(folder / "run.json")
+    summaries = {arm: read_json(Path(path) / "summary.json") for arm, path in run["arms"].items()}
+    names = list(dict.fromkeys(name for s in summaries.values() for name in s["classes"]))
+    parts = [f"`{run['command']}`, {run['seconds_in_all']:.0f} s on {run['cpu_cores']} CPU cores."]
+    for key, title in (("dice_where_present", "DSC"), ("nsd_where_present", "NSD at 2 mm")):
+        rows = [
+            [name, *(interval(s["classes"].get(name, {}).get(key)) for s in summaries.values())]
+            for name in names
+        ]
+        parts.append(f"Lesion {title}, cases that hold the class:\n")
+        parts.append(markdown_table(["class", *summaries], rows))
+    healthy = [s["healthy"] for s in summaries.values()]
+    if any(row["scans"] for row in healthy):
+        cells = [f"{row['with_predicted_lesion']} of {row['scans']}" for row in healthy]
+        parts.append("Healthy hidden scans in which a lesion was predicted:\n")
+        parts.append(markdown_table(["", *summaries], [["scans", *cells]]))
+    rows = [[stage, f"{seconds:.0f}"] for stage, seconds in run["seconds"].items()]
+    parts.append(markdown_table(["stage", "seconds"], rows))
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fill one section from a demo folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("section", choices=("demo", "demo-real"))
+    parser.add_argument("folder", type=Path, help="output of scripts/demo.py or demo_real.py")
+    parser.add_argument("--page", type=Path, default=RESULTS)
+    args = parser.parse_args(argv)
+    try:
+        fill_section(args.page, args.section, demo_markdown(args.folder))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""Five patient folds on 40 soft-tissue sarcomas: our network against a plain 2D U-Net.
+
+Both have about the same number of trained parameters, and the same folds, store, augmentation and
+wall-clock budget per fold; the held-out patients select nothing (last epoch, presence threshold
+0.5). Masks are made and scored on the scans' own grid by the code behind ``samcancer infer-volume``
+and ``samcancer evaluate``. A fold that is finished is not trained again, so the benchmark can run
+in pieces: ``python benchmarks/sarcoma.py --models ours --folds 0,1``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from baseline_unet import BaselineUNet, channels_for
+from results_page import RESULTS, fill_section
+from samcancer.data.folds import load_or_create_folds
+from sarcoma_results import summarise, write_results
+from torch import nn
+
+from samcancer.commands import run_verb
+from samcancer.config import Config, ModelConfig, load_config
+from samcancer.errors import InputError
+from samcancer.inference.batch import segment_scans
+from samcancer.inference.models import Ensemble
+from samcancer.inference.scan import InferenceOptions
+from samcancer.inference.volume import EngineOptions
+from samcancer.modeling import build_model, count_parameters
+from samcancer.modeling.engine import Member, threshold_vector
+from samcancer.training.checkpoint import ModelBuilder, load_checkpoint
+from samcancer.training.run import RunOptions, fold_name, open_store, train_fold
+
+log = logging.getLogger("sarcoma")
+
+ROOT = Path(__file__).parent.parent
+DEFAULT_DATA = ROOT.parent / "shared" / "data" / "sarcoma"
+DATASET = "STS_Sarcoma"
+CLASS_NAME = "soft_tissue_sarcoma"
+MODELS = ("ours", "unet")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One model on one fold."""
+
+    model: str
+    fold: int
+    config: Config
+    output: Path
+    device: str
+    build: ModelBuilder | None
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the model's runs."""
+        return self.output / self.model
+
+    @property
+    def masks(self) -> Path:
+        """Folder of the model's masks."""
+        return self.output / "masks" / self.model
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train and predict what is asked for and not finished, then score what is there."""
+    args = _arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return run(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do the work of :func:`main`; raises InputError on bad input."""
+    config = load_config(args.config)
+    train = dataclasses.replace(config.train, time_budget_s=args.seconds_per_fold)
+    if args.device == "cuda":
+        train = dataclasses.replace(train, precision="bf16-mixed")
+    config = dataclasses.replace(config, train=train)
+    scans, references = _find_data(args.data)
+    store = _prepare(args, scans, references, size=config.model.image_size)
+    builders = {"ours": None, "unet": _unet_builder(config)}
+    for fold in args.folds:
+        for model in args.models:
+            task = Task(model, fold, config, args.output, args.device, builders[model])
+            _train(task, store)
+            _predict(task, store, scans)
+    summary = summarise(args.output / "masks", references.parent, models=MODELS)
+    summary |= {
+        "command": shlex.join(["python", "benchmarks/sarcoma.py", *(argv_of(args))]),
+        "seconds_per_fold": args.seconds_per_fold,
+        "device": _device_text(args.device),
+        "trained_parameters": _parameters(config, builders),
+        "config": args.config.name,
+    }
+    markdown = write_results(
+        summary, scans, references, masks=args.output / "masks", docs=args.docs
+    )
+    print(markdown)
+    if args.docs == RESULTS.parent and summary["complete"]:
+        fill_section(RESULTS, "sarcoma", markdown)
+    return 0
+
+
+def argv_of(args: argparse.Namespace) -> list[str]:
+    """Return the options that decide the figures, as typed."""
+    return ["--seconds-per-fold", f"{args.seconds_per_fold:g}", "--device", args.device]
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="holds images/ and labels/")
+    parser.add_argument("--output", type=Path, default=Path("sarcoma-runs"), metavar="DIR")
+    parser.add_argument("--docs", type=Path, default=RESULTS.parent, help="JSON, table, pictures")
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "sarcoma.yaml")
+    parser.add_argument("--models", type=_models, default=MODELS, help="default: ours,unet")
+    parser.add_argument("--folds", type=_folds, default=range(5), metavar="0,1,...")
+    parser.add_argument("--seconds-per-fold", type=float, default=600.0)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    return parser.parse_args(argv)
+
+
+def _models(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not set(names) <= set(MODELS):
+        raise argparse.ArgumentTypeError(f"choose from {','.join(MODELS)}, got {text}")
+    return names
+
+
+def _folds(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _find_data(data: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return case id -> scan and case id -> reference."""
+    if not (data / "images").is_dir() or not (data / "labels").is_dir():
+        raise InputError(
+            "no folders images/ and labels/ here",
+            path=data,
+            mend="give the folder of the 40 sarcomas with --data DIR",
+        )
+    scans = {p.name.removesuffix(".nii.gz"): p for p in sorted(data.glob("images/*.nii.gz"))}
+    references = {case_id: data / "labels" / path.name for case_id, path in scans.items()}
+    missing = [path for path in references.values() if not path.exists()]
+    if missing or not scans:
+        raise InputError(
+            "no such label map" if missing else "holds no scan", path=next(iter(missing), data)
+        )
+    return scans, references
+
+
+def _prepare(
+    args: argparse.Namespace, scans: dict[str, Path], references: dict[str, Path], *, size: int
+) -> Path:
+    """Write the case store through the command, which keeps what is there already."""
+    table, store = args.output / "cases.csv", args.output / "store"
+    args.output.mkdir(parents=True, exist_ok=True)
+    with table.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("case", "image", "label", "patient", "dataset"))
+        for case_id, scan in scans.items():
+            label = references[case_id].resolve()
+            writer.writerow((case_id, scan.resolve(), label, case_id, DATASET))
+    words = ["--input", str(table), "--output", str(store), "--size", str(size), "--workers", "2"]
+    if run_verb("prepare-slices", words) != 0:
+        raise InputError("the case store could not be prepared", path=store)
+    return store
+
+
+def _unet_builder(config: Config) -> ModelBuilder:
+    """Return a builder of the U-Net with as many trained parameters as our network has."""
+    trained, _ = count_parameters(build_model(config.model, [CLASS_NAME]))
+    channels = channels_for(trained, class_count=1)
+
+    def build(_: ModelConfig, class_names: Sequence[str]) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.train.seed)
+            return BaselineUNet(class_names, channels)
+
+    return build
+
+
+def _parameters(config: Config, builders: dict[str, ModelBuilder | None]) -> dict[str, int]:
+    return {
+        name: count_parameters((build or build_model)(config.model, (CLASS_NAME,)))[0]
+        for name, build in builders.items()
+    }
+
+
+def _train(task: Task, store: Path) -> None:
+    """Train one fold, going on where a stopped run was; a finished one returns at once."""
+    folder = task.runs / fold_name(task.fold)
+    log.info("%s, fold %d", task.model, task.fold)
+    options = RunOptions(
+        store=store,
+        output=task.runs,
+        config=task.config,
+        resume=(folder / "resume.pt").exists(),
+        accelerator=task.device,
+        build=task.build,
+    )
+    result = train_fold(options, fold=task.fold)
+    if result.outcome == "stopped":
+        raise SystemExit(130)
+    log.info("%s, fold %d: %d steps", task.model, task.fold, result.steps)
+
+
+def _predict(task: Task, store: Path, scans: dict[str, Path]) -> None:
+    """Segment the fold's held-out patients on their own grid."""
+    loaded = load_checkpoint(task.runs / fold_name(task.fold), device=task.device, build=task.build)
+    ensemble = Ensemble(
+        members=(Member(loaded.model, loaded.config.data.inference_window_hu),),
+        classes=tuple(loaded.taxonomy.classes[name] for name in loaded.class_names),
+        thresholds=threshold_vector(loaded.presence_thresholds, loaded.class_names),
+        image_size=loaded.config.model.image_size,
+        sha256=(loaded.sha256,),
+    )
+    folds = load_or_create_folds(
+        open_store(store, task.config),
+        task.runs / "folds.json",
+        count=task.config.folds,
+        seed=task.config.train.seed,
+    )
+    held_out = {case_id: scans[case_id] for case_id in folds.held_out_cases(task.fold)}
+    precision = "32-true" if task.device == "cpu" else "bf16-mixed"
+    result = segment_scans(
+        held_out,
+        task.masks,
+        ensemble=ensemble,
+        options=InferenceOptions(engine=EngineOptions(device=task.device, precision=precision)),
+        skip_finished=True,
+    )
+    if result.failures:
+        raise InputError(next(iter(result.failures.values())))
+
+
+def _device_text(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} CPU cores of {os.cpu_count()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
