@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
@@ -13,6 +13,12 @@ from samcancer.errors import InputError
 from samcancer.modeling.class_prompts import ClassPrompts
 from samcancer.modeling.cnn_branch import CnnBranch
 from samcancer.modeling.encoders import ENCODERS, EncoderSpec, ImageEncoder
+from samcancer.modeling.encoders.sam_weights import (
+    ENCODER_PREFIX,
+    MASK_DECODER_PREFIX,
+    PROMPT_ENCODER_PREFIX,
+    load_sam_weights,
+)
 from samcancer.modeling.encoders.vit import PATCH_SIZE
 from samcancer.modeling.exchange import Exchange
 from samcancer.modeling.mask_decoder import PromptedMaskDecoder
@@ -28,18 +34,32 @@ _MASK_PROMPT_CHANNELS = 16
 """Channels of SAM's mask prompt encoder, which is built for its weights only."""
 
 
-def build_model(config: ModelConfig, class_names: Sequence[str]) -> SamCancerNet:
-    """Build the network for the classes, with random weights."""
-    if config.encoder not in ENCODERS:
-        raise InputError(
-            f"unknown encoder {config.encoder!r}", mend=f"choose from {', '.join(ENCODERS)}"
-        )
-    spec = ENCODERS[config.encoder]
+def build_model(
+    config: ModelConfig,
+    class_names: Sequence[str],
+    *,
+    encoder_state: Mapping[str, Tensor] | None = None,
+) -> SamCancerNet:
+    """Build the network for the classes.
+
+    Args:
+        config: Its ``encoder_checkpoint`` is not read here: ``encoder_state`` is its content.
+        class_names: One mask and one presence each, in this order.
+        encoder_state: Official SAM state dict for encoder, prompt encoder and mask decoder; None
+            starts all of them from random weights.
+
+    Raises:
+        InputError: When the encoder is unknown, takes no SAM weights, or the weights do not fit.
+    """
+    spec = _encoder_spec(config.encoder)
     dim, embedding = spec.vit.dim, spec.vit.out_channels
-    cnn = CnnBranch(config.cnn_width)
-    both_ways = config.interaction == "exchange"
     encoder = ImageEncoder(spec.vit, config.image_size)
+    cnn = CnnBranch(config.cnn_width)
+    decoder = _build_decoder(spec, config, len(class_names))
+    if encoder_state is not None:
+        _load_sam(config.encoder, encoder, decoder, encoder_state)
     encoder.requires_grad_(not spec.frozen)
+    both_ways = config.interaction == "exchange"
     model = SamCancerNet(
         class_names,
         config.image_size,
@@ -50,9 +70,9 @@ def build_model(config: ModelConfig, class_names: Sequence[str]) -> SamCancerNet
         prompts=ClassPrompts(
             len(class_names),
             embedding,
-            level_channels=[embedding, *(cnn.channels[stage] for stage in PROMPT_STAGES)],
+            level_channels=[embedding, *cnn.channels[-2 : -2 - PROMPT_STAGES : -1]],
         ),
-        decoder=_build_decoder(spec, config, len(class_names)),
+        decoder=decoder,
     )
     return model.to(memory_format=torch.channels_last)
 
@@ -102,3 +122,28 @@ def _build_decoder(spec: EncoderSpec, config: ModelConfig, classes: int) -> Prom
     return PromptedMaskDecoder(
         prompt_encoder, mask_decoder, classes=classes, pixel_width=config.cnn_width
     )
+
+
+def _encoder_spec(name: str) -> EncoderSpec:
+    if name not in ENCODERS:
+        raise InputError(f"unknown encoder {name!r}", mend=f"choose from {', '.join(ENCODERS)}")
+    return ENCODERS[name]
+
+
+def _load_sam(
+    name: str,
+    encoder: ImageEncoder,
+    decoder: PromptedMaskDecoder,
+    state: Mapping[str, Tensor],
+) -> None:
+    if not ENCODERS[name].sam_normalised:
+        raise InputError(
+            f"encoder {name!r} takes no SAM weights",
+            mend="leave encoder_checkpoint out, or choose a sam_* encoder",
+        )
+    parts = {
+        ENCODER_PREFIX: encoder,
+        PROMPT_ENCODER_PREFIX: decoder.prompt_encoder,
+        MASK_DECODER_PREFIX: decoder.mask_decoder,
+    }
+    load_sam_weights(parts, state)

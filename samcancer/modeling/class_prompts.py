@@ -12,10 +12,10 @@ presence is learned from its own loss only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 PROMPTS_PER_CLASS = 4
@@ -37,7 +37,7 @@ class ClassPrompts(nn.Module):
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
         self.token_norm = nn.LayerNorm(dim)
-        self.presence = nn.Linear(PROMPTS_PER_CLASS * dim, 1)
+        self.presence = nn.Linear(PROMPTS_PER_CLASS * (dim + _HEADS), 1)
         self.present_absent = nn.Parameter(torch.randn(2, dim))
         self.prompt_mlp = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
 
@@ -54,8 +54,8 @@ class ClassPrompts(nn.Module):
         Returns:
             Prompts (N, K, 4, E) and presence logits (N, K).
         """
-        tokens = self._pool(features, positions)
-        logits = self.presence(tokens.flatten(2)).squeeze(-1)
+        tokens, evidence = self._pool(features, positions)
+        logits = self.presence(torch.cat([tokens, evidence], dim=-1).flatten(2)).squeeze(-1)
         known = torch.sigmoid(logits.detach())
         if presence is not None:
             known = torch.where(torch.isnan(presence), known, presence.to(known.dtype))
@@ -63,7 +63,10 @@ class ClassPrompts(nn.Module):
         present, absent = self.present_absent
         return self.prompt_mlp(tokens + share * present + (1 - share) * absent), logits
 
-    def _pool(self, features: Sequence[Tensor], positions: Sequence[Tensor]) -> Tensor:
+    def _pool(
+        self, features: Sequence[Tensor], positions: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Class tokens (N, K, 4, E), and how well each query matched anywhere (N, K, 4, heads)."""
         memory = torch.cat(
             [
                 self.level_norm(level(x.flatten(2).transpose(1, 2))) + place.flatten(1).T
@@ -71,13 +74,12 @@ class ClassPrompts(nn.Module):
             ],
             dim=1,
         )
-        batch, _, dim = memory.shape
-        classes = len(self.indicators)
-        q = self.query(self.indicators.flatten(0, 1)).unflatten(-1, (_HEADS, -1)).transpose(0, 1)
-        k, v = (
-            self.key_value(memory).unflatten(-1, (2, _HEADS, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        )
-        found = F.scaled_dot_product_attention(q.expand(batch, -1, -1, -1), k, v)
-        found = self.out(found.transpose(1, 2).reshape(batch, classes, PROMPTS_PER_CLASS, dim))
-        tokens: Tensor = self.token_norm(self.indicators + found)
-        return tokens
+        batch, length, dim = memory.shape
+        query = self.query(self.indicators.flatten(0, 1)).view(-1, _HEADS, dim // _HEADS)
+        key, value = self.key_value(memory).view(batch, length, 2, _HEADS, -1).unbind(2)
+        match = torch.einsum("qhd,nlhd->nhql", query, key) / math.sqrt(dim // _HEADS)
+        found = torch.einsum("nhql,nlhd->nqhd", match.softmax(dim=-1), value)
+        evidence = torch.logsumexp(match, dim=-1) - math.log(length)
+        shape = (batch, len(self.indicators), PROMPTS_PER_CLASS, -1)
+        tokens = self.token_norm(self.indicators + self.out(found.reshape(shape)))
+        return tokens, evidence.transpose(1, 2).reshape(shape)

@@ -37,7 +37,7 @@ class TokensFromPixels(nn.Module):
         batch, height, width, _ = tokens.shape
         m = pixels.shape[-1] // width
         q = self.query(self.norm(tokens)).reshape(-1, self.heads, 1, pixels.shape[1] // self.heads)
-        x = pixels.permute(0, 2, 3, 1).unflatten(2, (width, m)).unflatten(1, (height, m))
+        x = pixels.permute(0, 2, 3, 1).reshape(batch, height, m, width, m, -1)
         k, v = (
             self.key_value(x.transpose(2, 3))
             .reshape(batch * height * width, m * m, 2, self.heads, -1)

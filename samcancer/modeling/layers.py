@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+NEGATIVE_SLOPE = 0.01
+"""Slope of the activation for negative values."""
+
 
 class ChannelLayerNorm(nn.Module):
     """Layer norm over the channels of (B, C, H, W); the parameters are named as SAM's."""
@@ -33,20 +36,20 @@ class ChannelLayerNorm(nn.Module):
 class ConvNormAct(nn.Module):
     """3 x 3 convolution, norm over channels, leaky ReLU; optionally residual."""
 
-    NEGATIVE_SLOPE = 0.01
-    """Slope of the activation for negative values."""
-
-    def __init__(self, in_channels: int, out_channels: int, *, residual: bool = False) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int = 1, residual: bool = False
+    ) -> None:
         super().__init__()
-        if residual and in_channels != out_channels:
-            msg = f"a residual block keeps its channels, got {in_channels} -> {out_channels}"
+        if residual and (in_channels != out_channels or stride != 1):
+            change = f"{in_channels} -> {out_channels} channels, stride {stride}"
+            msg = f"a residual block keeps its shape, got {change}"
             raise ValueError(msg)
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.norm = ChannelLayerNorm(out_channels)
         self.residual = residual
-        nn.init.kaiming_normal_(self.conv.weight, a=self.NEGATIVE_SLOPE)
+        nn.init.kaiming_normal_(self.conv.weight, a=NEGATIVE_SLOPE)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, D, H, W)."""
+        """(B, C, H, W) -> (B, D, H / stride, W / stride)."""
         y: Tensor = self.norm(self.conv(x))
-        return F.leaky_relu(x + y if self.residual else y, self.NEGATIVE_SLOPE)
+        return F.leaky_relu(x + y if self.residual else y, NEGATIVE_SLOPE)

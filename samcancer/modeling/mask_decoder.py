@@ -29,12 +29,12 @@ class PromptedMaskDecoder(nn.Module):
     """One mask per class from SAM's prompt encoder and mask decoder."""
 
     def __init__(
-        self, prompt_encoder: nn.Module, mask_decoder: nn.Module, *, classes: int, pixel_width: int
+        self, prompt_encoder: Any, mask_decoder: Any, *, classes: int, pixel_width: int
     ) -> None:
         super().__init__()
-        self.prompt_encoder: Any = prompt_encoder
-        self.mask_decoder: Any = mask_decoder
-        self.pixel_embedding = nn.Linear(pixel_width, self.mask_decoder.transformer_dim // 8)
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.pixel_embedding = nn.Linear(pixel_width, mask_decoder.transformer_dim // 8)
         bias = math.log(LESION_PRIOR / (1 - LESION_PRIOR))
         self.mask_bias = nn.Parameter(torch.full((classes,), bias))
 
@@ -49,12 +49,14 @@ class PromptedMaskDecoder(nn.Module):
         tokens, images = self._transform(image, prompts)
         upscaled = self.mask_decoder.output_upscaling(images)
         kernel = self.mask_decoder.output_hypernetworks_mlps[0](tokens)
-        coarse = torch.einsum("kchw,kc->khw", upscaled, kernel).unflatten(0, (batch, classes))
-        kernel = kernel.unflatten(0, (batch, classes))
+        coarse = torch.einsum("kchw,kc->khw", upscaled, kernel)
+        coarse = coarse.view(batch, classes, *coarse.shape[1:])
+        kernel = kernel.view(batch, classes, -1)
         fine = torch.einsum("nchw,nkc->nkhw", pixels, kernel @ self.pixel_embedding.weight)
         bias = kernel @ self.pixel_embedding.bias + self.mask_bias
         coarse = F.interpolate(coarse, size=pixels.shape[-2:], mode="bilinear")
-        return fine + coarse + bias[:, :, None, None]
+        masks: Tensor = fine + coarse + bias[:, :, None, None]
+        return masks
 
     def _transform(self, image: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """Let prompts and image attend to each other: mask tokens (N*K, E), (N*K, E, h, w)."""
@@ -70,5 +72,4 @@ class PromptedMaskDecoder(nn.Module):
         source = dense.repeat_interleave(classes, dim=0)
         place = self.positions((image.shape[-2], image.shape[-1]))
         tokens, source = decoder.transformer(source, place.expand(source.shape), tokens)
-        source = source.transpose(1, 2).unflatten(2, image.shape[-2:])
-        return tokens[:, 1], source
+        return tokens[:, 1], source.transpose(1, 2).reshape(batch * classes, *image.shape[1:])

@@ -23,8 +23,8 @@ from samcancer.modeling.mask_decoder import PromptedMaskDecoder
 SLICE_CONTEXT = 2
 """Neighbouring slices on either side that a target slice sees."""
 
-PROMPT_STAGES = (3, 4)
-"""Down stages whose features the class prompts pool, beside the image embedding."""
+PROMPT_STAGES = 2
+"""Up stages whose features the class prompts pool, beside the image embedding."""
 
 
 class NetOutput(NamedTuple):
@@ -73,7 +73,8 @@ class SamCancerNet(nn.Module):
         """
         self._check(chunk)
         batch, slices = chunk.shape[0], chunk.shape[1] - 2 * SLICE_CONTEXT
-        targets = chunk[:, SLICE_CONTEXT:-SLICE_CONTEXT].reshape(-1, 1, *chunk.shape[2:])
+        chunk = chunk.transpose(0, 1)
+        targets = chunk[SLICE_CONTEXT:-SLICE_CONTEXT].reshape(-1, 1, *chunk.shape[2:])
         tokens = self.encoder.embed(self.normalise(targets))
         full, x = self.cnn.stem(chunk)
         skips = [full]
@@ -81,13 +82,15 @@ class SamCancerNet(nn.Module):
             tokens, x = exchange(self.encoder.stage(index, tokens), down(x))
             skips.append(x)
         image = self.encoder.embedding(tokens)
-        features = [image, *(skips[stage] for stage in PROMPT_STAGES)]
+        decoded = self.cnn.decode(skips)
+        features = [image, *decoded[:PROMPT_STAGES]]
         positions = [self.decoder.positions((f.shape[2], f.shape[3])) for f in features]
-        known = None if presence is None else presence.flatten(0, 1)
+        known = None if presence is None else presence.transpose(0, 1).flatten(0, 1)
         prompts, presence_logits = self.prompts(features, positions, known)
-        masks = self.decoder(image, prompts, self.cnn.decode(skips))
+        masks = self.decoder(image, prompts, decoded[-1])
         return NetOutput(
-            masks.unflatten(0, (batch, slices)), presence_logits.unflatten(0, (batch, slices))
+            masks.reshape(slices, batch, *masks.shape[1:]).transpose(0, 1),
+            presence_logits.reshape(slices, batch, -1).transpose(0, 1),
         )
 
     def _check(self, chunk: Tensor) -> None:

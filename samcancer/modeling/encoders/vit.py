@@ -162,17 +162,18 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(batch, n * n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(q, n))
-        y = self.proj(y.transpose(1, 2).reshape(batch, n, n, -1))
-        return y
+        projected: Tensor = self.proj(y.transpose(1, 2).reshape(batch, n, n, -1))
+        return projected
 
     def _bias(self, q: Tensor, n: int) -> Tensor:
         """Queries (B, heads, n*n, d) -> what positions add to the logits (B, heads, n*n, n*n)."""
         place = torch.arange(n, device=q.device)
         offset = place[:, None] - place[None, :] + n - 1
-        grid = q.unflatten(2, (n, n))
+        grid = q.reshape(*q.shape[:2], n, n, -1)
         rows = torch.einsum("bhrcd,rkd->bhrck", grid, self.rel_pos_h[offset])
         columns = torch.einsum("bhrcd,ckd->bhrck", grid, self.rel_pos_w[offset])
-        return (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(4).flatten(2, 3)
+        bias: Tensor = rows.unsqueeze(-1) + columns.unsqueeze(-2)
+        return bias.flatten(4).flatten(2, 3)
 
 
 class Mlp(nn.Module):
@@ -191,9 +192,9 @@ class Mlp(nn.Module):
 
 def split_windows(x: Tensor, window: int) -> Tensor:
     """(B, h, w, D) -> (B * windows, window, window, D), zero-padded at the lower right."""
-    height, width = x.shape[1:3]
+    batch, height, width, dim = x.shape
     x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
-    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
+    x = x.view(batch, x.shape[1] // window, window, x.shape[2] // window, window, dim)
     return x.transpose(2, 3).flatten(0, 2)
 
 
@@ -201,5 +202,6 @@ def join_windows(windows: Tensor, size: Sequence[int]) -> Tensor:
     """Undo :func:`split_windows` for tokens of ``size`` (h, w)."""
     window = windows.shape[1]
     rows, columns = (-(-side // window) for side in size)
-    x = windows.unflatten(0, (-1, rows, columns)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    x = windows.view(-1, rows, columns, window, window, windows.shape[-1])
+    x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
     return x[:, : size[0], : size[1]]
