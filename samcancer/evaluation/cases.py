@@ -143,27 +143,17 @@ def plan(
         InputError: When a folder is missing or holds no volume, or two files are the same case.
     """
     references, predictions = _by_case(reference), _by_case(prediction)
-    if not references:
-        raise InputError("holds no label map", path=reference)
     if protocol == "flare24" and not merge and set(labels.values()) != {(1,)}:
         raise InputError(
             f"flare24 scores one lesion class of value 1, the references have {dict(labels)}",
             path=reference,
             mend="use --merge-lesions to score all lesions as one",
         )
+    binary = protocol == "flare24" and not merge
     tasks = []
     for case_id, path in references.items():
         found = predictions.get(case_id)
-        own = labels if found is None else prediction_labels(found, case_id, default=labels)
-        binary = protocol == "flare24" and not merge
-        if binary:
-            own = labels
-        elif not set(own) & set(labels):
-            raise InputError(
-                f"predicts {', '.join(own)}, the references name {', '.join(labels)}",
-                path=found,
-                mend="name the references' classes as the model does, with --labels",
-            )
+        own = labels if binary else _own_labels(found, case_id, labels)
         annotated = annotations.of(case_id, frozenset(labels))
         tasks.append(
             CaseTask(
@@ -244,6 +234,20 @@ def _outcome(task: CaseTask) -> list[ClassResult] | str:
         return evaluate_case(task)
     except InputError as error:
         return str(error)
+
+
+def _own_labels(prediction: Path | None, case_id: str, labels: LabelValues) -> LabelValues:
+    """Return the classes of a prediction; refuse a model that shares none with the references."""
+    if prediction is None:
+        return labels
+    own = prediction_labels(prediction, case_id, default=labels)
+    if not set(own) & set(labels):
+        raise InputError(
+            f"predicts {', '.join(own)}, the references name {', '.join(labels)}",
+            path=prediction,
+            mend="name the references' classes as the model does, with --labels",
+        )
+    return own
 
 
 def _by_case(folder: Path) -> dict[str, Path]:

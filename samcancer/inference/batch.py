@@ -18,6 +18,7 @@ from samcancer.inference.scan import (
     segment_scan,
 )
 from samcancer.volume_io import find_volumes, strip_volume_suffix
+from samcancer.volume_io.formats import volume_suffix
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def find_scans(inputs: Iterable[Path]) -> dict[str, Path]:
     for given in inputs:
         if not given.exists():
             raise InputError("no such file or folder", path=given)
-        for scan in find_volumes(given):
+        for scan in _scans_of(given):
             case_id = case_id_of(scan)
             if case_id in scans:
                 raise InputError(
@@ -61,8 +62,7 @@ def find_scans(inputs: Iterable[Path]) -> dict[str, Path]:
 
 def case_id_of(scan: Path) -> str:
     """Return the name of a scan without its suffix and nnU-Net's channel number."""
-    name: str = strip_volume_suffix(scan)
-    return name.removesuffix(_CHANNEL_SUFFIX)
+    return strip_volume_suffix(scan).removesuffix(_CHANNEL_SUFFIX)
 
 
 def segment_scans(
@@ -115,6 +115,13 @@ def segment_scans(
                 _log.error("%s failed: %s", case_id, result.failures[case_id])
                 _log.debug("traceback of %s", case_id, exc_info=True)
     return result
+
+
+def _scans_of(given: Path) -> list[Path]:
+    """Return the volumes of a folder; a folder without any is taken as a DICOM series."""
+    if given.is_dir() and not any(volume_suffix(path) for path in given.iterdir()):
+        return [given.resolve()]
+    return find_volumes(given)
 
 
 def _remove_stale_files(output: Path) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ from samcancer.inference.slices import grid_of
 from samcancer.inference.volume import EngineOptions, LabelMaps, predict_volume
 from samcancer.inplane import InPlaneGrid
 from samcancer.volume_io import CtVolume, ReadOptions, read_ct, write_labels, write_probabilities
+from samcancer.volume_io.formats import volume_suffix
 
 _log = logging.getLogger(__name__)
 
@@ -45,16 +46,8 @@ REPORT_VERSION = 1
 PER_CLASS_FOLDER = "per_class"
 PROBABILITY_FOLDER = "probabilities"
 
-_SUFFIX_OF = {
-    ".nii": ".nii",
-    ".mha": ".mha",
-    ".mhd": ".mha",
-    ".nrrd": ".nrrd",
-    ".nhdr": ".nrrd",
-}
-"""Input suffix -> suffix of the mask; everything else, DICOM included, gives .nii.gz."""
-
 _DEFAULT_SUFFIX = ".nii.gz"
+"""Of the mask of a scan that is a DICOM folder."""
 
 _CHUNK_BYTES_PER_PIXEL = 16
 """Working memory of a chunk for each of its pixels on the scan's grid."""
@@ -70,6 +63,13 @@ class InferenceOptions:
     """Also write one binary mask per class; an organ's includes the lesions inside it."""
     probabilities: bool = False
     """Also write each class's probabilities, before presence gating and post-processing."""
+
+
+class _Source(NamedTuple):
+    """What is reported about a scan after its voxels are let go."""
+
+    sha256: str
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +107,8 @@ def segment_scan(
     """
     started = time.perf_counter()
     ct = read_ct(scan, options.read)
-    geometry, warnings, source_sha256 = ct.geometry, list(ct.warnings), ct.source_sha256
-    read_s = time.perf_counter() - started
+    geometry, source = ct.geometry, _Source(ct.source_sha256, tuple(ct.warnings))
+    seconds = {"read": time.perf_counter() - started}
     require_writable_folder(output, needed_bytes=_output_bytes(geometry, ensemble, options))
     _log_estimate(case_id, geometry, ensemble, options)
     mask_path = output / (case_id + _mask_suffix(scan))
@@ -119,25 +119,19 @@ def segment_scan(
         _write_extras(mask_path, case_id, prediction, probabilities, geometry, ensemble, options)
         reference = None if scan.is_dir() else scan
         write_labels(mask_path, prediction.labels, geometry, reference=reference)
-    write_s = time.perf_counter() - started
+    seconds = {**seconds, **prediction.seconds, "write": time.perf_counter() - started}
     report = {
         "format_version": REPORT_VERSION,
         "case": case_id,
         "labels": {"background": 0, **{n: k + 1 for k, n in enumerate(ensemble.class_names)}},
         "classes": _class_reports(prediction, geometry, ensemble),
         "mask": {"file": mask_path.name, "sha256": sha256_of(mask_path)},
-        "input": {"sha256": source_sha256, "geometry": geometry.to_dict()},
-        "model": {
-            "sha256": list(ensemble.sha256),
-            "presence_thresholds": _rounded(ensemble.thresholds.tolist(), ensemble),
-        },
+        "input": {"sha256": source.sha256, "geometry": geometry.to_dict()},
+        "model": _model_report(ensemble),
         "request": request_sha256(ensemble, options),
         "software": f"samcancer {__version__}",
-        "warnings": warnings,
-        "seconds": {
-            k: round(v, 3)
-            for k, v in {"read": read_s, **prediction.seconds, "write": write_s}.items()
-        },
+        "warnings": list(source.warnings),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
     write_json_atomic(_report_path(output, case_id), report)
     return report
@@ -194,9 +188,7 @@ def _report_path(output: Path, case_id: str) -> Path:
 
 
 def _mask_suffix(scan: Path) -> str:
-    return (
-        _DEFAULT_SUFFIX if scan.is_dir() else _SUFFIX_OF.get(scan.suffix.lower(), _DEFAULT_SUFFIX)
-    )
+    return _DEFAULT_SUFFIX if scan.is_dir() else volume_suffix(scan) or _DEFAULT_SUFFIX
 
 
 def _predict(
@@ -274,8 +266,12 @@ def _class_reports(
     return reports
 
 
-def _rounded(values: list[float], ensemble: Ensemble) -> dict[str, float]:
-    return {n: round(v, 6) for n, v in zip(ensemble.class_names, values, strict=True)}
+def _model_report(ensemble: Ensemble) -> dict[str, Any]:
+    thresholds = zip(ensemble.class_names, ensemble.thresholds.tolist(), strict=True)
+    return {
+        "sha256": list(ensemble.sha256),
+        "presence_thresholds": {name: round(value, 6) for name, value in thresholds},
+    }
 
 
 def _write_extras(
