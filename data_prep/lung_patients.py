@@ -20,16 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pydicom
-import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 from rich.progress import track
 
 from data_prep.rtstruct import rasterise, read_structure_set
 from samcancer.errors import InputError
-from samcancer.files import atomic_path, sha256_of, write_json_atomic, write_text_atomic
-from samcancer.geometry import Geometry
-from samcancer.volume_io import read_ct, write_labels
+from samcancer.files import sha256_of, write_json_atomic, write_text_atomic
+from samcancer.volume_io import read_ct, write_ct, write_labels
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +199,7 @@ def _convert_patient(patient: PatientFolder, dataset: Path) -> None:
         geometry=ct.geometry,
         frame_of_reference_uid=_frame_of_reference(patient.ct_folder),
     )
-    _write_ct(image_path, ct.hu, ct.geometry)
+    write_ct(image_path, ct.hu, ct.geometry)
     write_labels(label_path, mask.astype(np.uint8), ct.geometry, reference=image_path)
     volume_ml = np.count_nonzero(mask) * ct.geometry.voxel_volume_ml
     log.info("%s: %d slices, tumour of %.1f ml", case_id, len(mask), volume_ml)
@@ -213,17 +210,3 @@ def _frame_of_reference(ct_folder: Path) -> str | None:
     header = pydicom.dcmread(first, specific_tags=["FrameOfReferenceUID"])
     uid = header.get("FrameOfReferenceUID")
     return None if uid is None else str(uid)
-
-
-def _write_ct(path: Path, hu: npt.NDArray[np.int16], geometry: Geometry) -> None:
-    image = sitk.GetImageFromArray(hu)
-    image.SetSpacing(geometry.spacing_mm)
-    image.SetOrigin(geometry.origin_mm)
-    image.SetDirection(geometry.direction)
-
-    def check(written: Path) -> None:
-        if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(written))), hu):
-            raise InputError("what was written reads back otherwise", path=path)
-
-    with atomic_path(path, expected_bytes=hu.nbytes, verify=check) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=True)

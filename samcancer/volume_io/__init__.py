@@ -3,7 +3,7 @@
 from samcancer.volume_io.formats import VOLUME_SUFFIXES, find_volumes, strip_volume_suffix
 from samcancer.volume_io.reading import read_ct, read_labels
 from samcancer.volume_io.volume import CtVolume, LabelVolume, ReadOptions
-from samcancer.volume_io.writing import write_labels, write_probabilities
+from samcancer.volume_io.writing import write_ct, write_labels, write_probabilities
 
 __all__ = [
     "VOLUME_SUFFIXES",
@@ -14,6 +14,7 @@ __all__ = [
     "read_ct",
     "read_labels",
     "strip_volume_suffix",
+    "write_ct",
     "write_labels",
     "write_probabilities",
 ]

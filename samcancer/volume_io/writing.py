@@ -44,6 +44,14 @@ def write_labels(
     _write(path, values, geometry, reference)
 
 
+def write_ct(path: Path, hu: NDArray[np.int16], geometry: Geometry) -> None:
+    """Write a scan (Z, Y, X) of int16 HU; see :func:`write_labels`."""
+    if hu.dtype != np.int16:
+        msg = f"a scan must be int16, got {hu.dtype}"
+        raise TypeError(msg)
+    _write(path, hu, geometry, None)
+
+
 def write_probabilities(path: Path, values: NDArray[np.float32], geometry: Geometry) -> None:
     """Write probabilities (Z, Y, X) as float32; see :func:`write_labels`."""
     _write(path, values.astype(np.float32, copy=False), geometry, None)
