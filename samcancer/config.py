@@ -122,8 +122,9 @@ class TrainConfig:
     gradient_clip: float = 1.0
     """Largest gradient norm."""
     unknown_labels: UnknownLabels = "masked"
-    validate_every: int = 5
-    """Epochs between whole-volume validations; the last epoch is always validated."""
+    validate_every: int | None = 5
+    """Epochs between whole-volume validations; the last epoch is always validated. None never
+    validates: the last epoch is the best one, and presence thresholds are 0.5."""
     time_budget_s: float | None = None
     """Wall-clock seconds of training after which the run ends; None means no limit."""
     final_held_out_fold: int | None = 0
@@ -135,13 +136,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("epochs", "batch_size", "learning_rate", "validate_every", "gradient_clip"):
+        for name in ("epochs", "batch_size", "learning_rate", "gradient_clip"):
             _require(getattr(self, name) > 0, f"train.{name}", getattr(self, name))
-        _require(
-            self.samples_per_epoch is None or self.samples_per_epoch > 0,
-            "train.samples_per_epoch",
-            self.samples_per_epoch,
-        )
+        for name in ("samples_per_epoch", "time_budget_s", "validate_every"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"train.{name}", value)
         _require(0 <= self.warmup_fraction < 1, "train.warmup_fraction", self.warmup_fraction)
         for name in (
             "weight_decay",
@@ -152,11 +151,6 @@ class TrainConfig:
             "seed",
         ):
             _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name))
-        _require(
-            self.time_budget_s is None or self.time_budget_s > 0,
-            "train.time_budget_s",
-            self.time_budget_s,
-        )
         _require(
             self.unknown_labels in get_args(UnknownLabels),
             "train.unknown_labels",

@@ -33,7 +33,7 @@ class EpochMeter:
 
     def add(self, parts: LossParts, *, samples: int) -> None:
         """Add one step."""
-        losses = torch.stack([parts.total, parts.dice, parts.bce, parts.presence]).detach()
+        losses = torch.stack([parts.total, parts.dice, parts.bce, parts.presence])
         self._losses += losses.double().cpu()
         self._class_dice += parts.class_dice.double().cpu()
         self.steps += 1

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from lightning.fabric import Fabric
@@ -51,7 +51,12 @@ from samcancer.training.state import (
     run_identity,
 )
 from samcancer.training.stopping import StopRequest, stop_on_signal
-from samcancer.training.validate import ValidationResult, count_case, summarise
+from samcancer.training.validate import (
+    DEFAULT_THRESHOLD,
+    ValidationResult,
+    count_case,
+    summarise,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -156,7 +161,10 @@ class _Run:
         self._wrapped, self._stepper = fabric.setup(model, self._optimizer)
         self._meter = EpochMeter(len(job.meta.class_names))
         self._time_up = False
-        self.position = RunPosition()
+        self._validates = bool(job.validation_cases) and self._config.validate_every is not None
+        self.position = RunPosition(
+            presence_thresholds=dict.fromkeys(job.meta.class_names, DEFAULT_THRESHOLD)
+        )
         if state is not None:
             self._restore(state)
         self._schedule = self._make_schedule()
@@ -206,14 +214,14 @@ class _Run:
         while True:
             step_started, waited_before = time.monotonic(), self._loader.waiting_s
             batch, failure = self._fetch(batches, stop)
-            stopping, failed, elapsed_s = largest(
-                self._fabric, [float(stop.requested), float(failure is not None), self._elapsed_s()]
+            failed, ended, elapsed_s = largest(
+                self._fabric, [float(failure is not None), float(batch is None), self._elapsed_s()]
             )
             if failed:
                 raise failure or InputError("another process of this run failed")
-            if batch is None:
+            if ended or batch is None:
                 return self.position.batch >= self._schedule.batches_per_epoch
-            self._step(batch, elapsed_s)
+            stopping = self._step(batch, elapsed_s, stop)
             self._meter.waiting_s += self._loader.waiting_s - waited_before
             self._meter.seconds += time.monotonic() - step_started
             self._show(progress, elapsed_s)
@@ -236,8 +244,11 @@ class _Run:
         except InputError as error:
             return None, error
 
-    def _step(self, batch: Sample, elapsed_s: float) -> None:
-        """Take one optimisation step; nothing changes when the loss is not finite."""
+    def _step(self, batch: Sample, elapsed_s: float, stop: StopRequest) -> bool:
+        """Take one optimisation step; return whether some process was asked to stop.
+
+        Nothing has changed when it raises because the loss is not finite.
+        """
         rate = self._config.learning_rate * learning_rate_factor(
             self._progress(elapsed_s),
             warmup_fraction=self._config.warmup_fraction,
@@ -251,6 +262,7 @@ class _Run:
             output = self._wrapped(batch["image"], targets.teacher_presence())
             parts = masked_loss(output.mask_logits, output.presence_logits, targets, self._config)
             self._fabric.backward(parts.total)
+            parts = LossParts(*(part.detach() for part in parts))
         except torch.OutOfMemoryError:
             raise InputError(
                 f"the GPU has too little memory for train.batch_size {self._config.batch_size}",
@@ -262,20 +274,23 @@ class _Run:
             max_norm=self._config.gradient_clip,
             error_if_nonfinite=False,
         )
-        self._require_finite(parts, norm, batch)
+        bad = not self._is_finite(parts, norm)
+        someone_bad, stopping = largest(self._fabric, [float(bad), float(stop.requested)])
+        if someone_bad:
+            self._raise_not_finite(self._loader.case_names(batch) if bad else [])
         self._stepper.step()
         self._meter.add(parts, samples=len(batch["image"]) * batch["label_bits"].shape[1])
         self.position.step += 1
         self.position.batch += 1
+        return bool(stopping)
 
-    def _require_finite(self, parts: LossParts, norm: torch.Tensor | None, batch: Sample) -> None:
-        """Stop before the step when the loss or, without a scaler, its gradient is not finite."""
-        bad = not math.isfinite(float(parts.total))
-        if norm is not None and not self._scaler_state():
-            bad = bad or not math.isfinite(float(norm))
-        if not largest(self._fabric, [float(bad)])[0]:
-            return
-        names = gathered(self._fabric, self._loader.case_names(batch) if bad else [])
+    def _is_finite(self, parts: LossParts, norm: torch.Tensor | None) -> bool:
+        """Whether loss and gradient are finite; a scaler deals with the gradient by itself."""
+        scaled = norm is None or bool(self._scaler_state())
+        return math.isfinite(float(parts.total)) and (scaled or math.isfinite(float(norm)))
+
+    def _raise_not_finite(self, own_case_names: list[str]) -> NoReturn:
+        names = gathered(self._fabric, own_case_names)
         cases = ", ".join(sorted({name for some in names for name in some}))
         raise InputError(
             f"the loss or its gradient is not finite at epoch {self.position.epoch + 1}, step "
@@ -290,12 +305,11 @@ class _Run:
         position, config = self.position, self._config
         position.epoch, position.batch = position.epoch + 1, 0
         position.finished = position.epoch >= config.epochs or self._time_up
-        due = position.finished or position.epoch % config.validate_every == 0
         started = time.monotonic()
-        validation = self._validate() if due and self._job.validation_cases else None
+        validation = self._validate() if self._validation_due() else None
         seconds = time.monotonic() - started
         metrics = {} if validation is None else validation.to_dict()
-        better = not self._job.validation_cases
+        better = not self._validates
         if validation is not None:
             position.presence_thresholds = validation.presence_thresholds
             better = position.best_score is None or validation.score >= position.best_score
@@ -319,6 +333,12 @@ class _Run:
             )
         self._meter = EpochMeter(len(self._job.meta.class_names))
         self._save_resume()
+
+    def _validation_due(self) -> bool:
+        every = self._config.validate_every
+        return self._validates and (
+            self.position.finished or (every is not None and self.position.epoch % every == 0)
+        )
 
     def _validate(self) -> ValidationResult:
         """Run over the held-out cases, shared out over the processes."""

@@ -22,6 +22,9 @@ RESUME_NAME = "resume.pt"
 
 _HASH_DIGITS = 64
 
+_ZIP_MAGIC = b"PK"
+"""Start of what ``torch.save`` writes; plain pickles are refused before anything parses them."""
+
 
 def write_resume(folder: Path, state: dict[str, Any]) -> None:
     """Write the state into a run folder, in place of the one before."""
@@ -54,6 +57,8 @@ def read_resume(folder: Path) -> dict[str, Any]:
         raise InputError(
             "damaged (SHA-256 differs)", path=path, mend="delete the run folder and train anew"
         )
+    if not payload.startswith(_ZIP_MAGIC):
+        raise InputError("not a state of training (no torch archive)", path=path)
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:

@@ -36,11 +36,7 @@ def test_without_a_lesion_share_every_slice_is_a_target_exactly_once() -> None:
 def test_every_slice_is_covered_when_samples_have_several_targets() -> None:
     chunked = pool(slices_per_sample=3)
     plan = chunked.plan_epoch(1, 0, samples_per_epoch=None, lesion_fraction=0)
-    covered = {
-        (key.case_id, z)
-        for key in plan
-        for z in range(key.start, key.start + 3)
-    }
+    covered = {(key.case_id, z) for key in plan for z in range(key.start, key.start + 3)}
     assert covered >= {(c.case_id, z) for c in chunked.cases for z in range(c.slices)}
     assert len(plan) == 14 + 4 + 7 + 2
 
