@@ -8,9 +8,10 @@ from pathlib import Path
 
 from samcancer.files import write_text_atomic
 from samcancer.report.curves import RunLog, curve_figures, read_run_logs
-from samcancer.report.page import Figure, Page, render
+from samcancer.report.page import Figure, Page, Table, render
 from samcancer.report.patients import ArmFolders, build_cards, choose_patients, class_spec
 from samcancer.report.results import (
+    Scores,
     patient_table,
     read_scores,
     score_figure,
@@ -69,7 +70,7 @@ def write_report(output: Path, inputs: ReportInputs, *, taxonomy: Taxonomy) -> N
         lead=inputs.lead,
         facts=inputs.facts,
         commands=inputs.commands,
-        tables=(score_table(scores, titles), patient_table(scores)),
+        tables=_tables(scores, titles),
         score_figures=(score_figure(scores, titles),),
         training_figures=_training_figures(logs),
         cards=cards,
@@ -82,6 +83,13 @@ def write_report(output: Path, inputs: ReportInputs, *, taxonomy: Taxonomy) -> N
         notes=inputs.notes,
     )
     write_text_atomic(output, render(page))
+
+
+def _tables(scores: Mapping[str, Scores], titles: Mapping[str, str]) -> tuple[Table, ...]:
+    tables = [score_table(scores, titles)]
+    if any(s.summary["healthy"]["scans"] for s in scores.values()):
+        tables.append(patient_table(scores))
+    return tuple(tables)
 
 
 def _training_figures(logs: list[RunLog]) -> tuple[Figure, ...]:
