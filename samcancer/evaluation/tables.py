@@ -130,8 +130,7 @@ def _class_table(summary: dict[str, Any]) -> Table:
     title = f"{summary['protocol']}, {summary['cases']} cases, mean [95 % interval] (n)"
     table = Table(title=title, title_justify="left")
     columns = ("class", "DSC", f"NSD {summary['tolerance_mm']:g} mm", "DSC where present")
-    for column in columns:
-        table.add_column(column)
+    _add_columns(table, columns)
     for name, means in summary["classes"].items():
         cells = (_mean(means[key]) for key in ("dice", "nsd", "dice_where_present"))
         table.add_row(name, *cells)
@@ -140,8 +139,8 @@ def _class_table(summary: dict[str, Any]) -> Table:
 
 def _lesion_table(summary: dict[str, Any]) -> Table:
     table = Table(title=f"lesions; found means {summary['lesion_matching']}", title_justify="left")
-    for column in ("class", "size", "reference", "recall", "predicted", "precision", "F1"):
-        table.add_column(column)
+    columns = ("class", "size", "reference", "recall", "predicted", "precision", "F1")
+    _add_columns(table, columns)
     for name, bands in summary["lesions"].items():
         for band, row in bands.items():
             table.add_row(
@@ -158,8 +157,8 @@ def _lesion_table(summary: dict[str, Any]) -> Table:
 
 def _patient_table(summary: dict[str, Any]) -> Table:
     table = Table(title="patients (cases)", title_justify="left")
-    for column in ("class", "with", "without", "sensitivity", "specificity", "harmonic mean"):
-        table.add_column(column)
+    columns = ("class", "with", "without", "sensitivity", "specificity", "harmonic mean")
+    _add_columns(table, columns)
     for name, row in summary["patients"].items():
         table.add_row(
             name,
@@ -168,6 +167,12 @@ def _patient_table(summary: dict[str, Any]) -> Table:
             *(_share(row[key]) for key in ("sensitivity", "specificity", "harmonic_mean")),
         )
     return table
+
+
+def _add_columns(table: Table, columns: Sequence[str]) -> None:
+    """Add columns; class names, in the first, are never cut."""
+    for index, column in enumerate(columns):
+        table.add_column(column, no_wrap=index == 0, overflow="fold")
 
 
 def _mean(content: dict[str, Any]) -> str:

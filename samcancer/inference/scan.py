@@ -334,7 +334,7 @@ def _log_estimate(
     volume = slices * rows * columns * (2 + maps)
     chunk = options.engine.batch * rows * columns * _CHUNK_BYTES_PER_PIXEL
     _log.info(
-        "%s: %d slices of %d x %d, about %.0f MB besides the model",
+        "%s: %d slices of %d x %d, about %.0f MB for the scan and its masks",
         case_id,
         slices,
         rows,
