@@ -1,7 +1,18 @@
 """The SAMCancer network; it knows tensors only, no files."""
 
 from samcancer.modeling.build import build_model
-from samcancer.modeling.counting import count_multiply_adds, count_parameters
+from samcancer.modeling.counting import (
+    count_multiply_adds,
+    count_multiply_adds_by_part,
+    count_parameters,
+)
 from samcancer.modeling.samcancer_net import NetOutput, SamCancerNet
 
-__all__ = ["NetOutput", "SamCancerNet", "build_model", "count_multiply_adds", "count_parameters"]
+__all__ = [
+    "NetOutput",
+    "SamCancerNet",
+    "build_model",
+    "count_multiply_adds",
+    "count_multiply_adds_by_part",
+    "count_parameters",
+]

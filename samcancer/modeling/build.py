@@ -1,4 +1,9 @@
-"""Build the network that a configuration describes."""
+"""Build the network that a configuration describes.
+
+    SAM normalisation: grey values (N, 1, S, S) in [0, 1] -> (N, 3, S, S)
+
+Here alone the parts are made and sized; each of them is given what it needs.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,16 @@
-"""Count a network's parameters and its multiply-adds per slice."""
+"""Count a network's parameters and its multiply-adds per slice, in whole and by part."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+FLOPS_PER_MULTIPLY_ADD = 2
+"""PyTorch counts a multiplication and an addition as two operations."""
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -14,13 +20,38 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def count_multiply_adds(model: nn.Module, image_size: int) -> int:
-    """Return the multiply-adds of one slice of ``image_size`` x ``image_size`` pixels."""
+    """Return the multiply-adds of one slice of ``image_size`` x ``image_size`` pixels.
+
+    Convolutions, linear layers and matrix products count, fused attention included; element-wise
+    work does not. The network may be on the meta device.
+    """
+    return _run_counter(model, image_size).get_total_flops() // FLOPS_PER_MULTIPLY_ADD
+
+
+def count_multiply_adds_by_part(model: nn.Module, image_size: int) -> dict[str, int]:
+    """Return the multiply-adds of one slice for each direct part of the network."""
+    counts = _run_counter(model, image_size).get_flop_counts()
+    return {
+        name: _below(part, f"{type(model).__name__}.{name}", counts) // FLOPS_PER_MULTIPLY_ADD
+        for name, part in model.named_children()
+    }
+
+
+def _run_counter(model: nn.Module, image_size: int) -> FlopCounterMode:
     parameter = next(model.parameters())
-    context = 2 * int(model.slice_context)  # type: ignore[arg-type]
+    slices = 1 + 2 * int(model.slice_context)  # type: ignore[arg-type]
     chunk = torch.zeros(
-        1, context + 1, image_size, image_size, device=parameter.device, dtype=parameter.dtype
+        1, slices, image_size, image_size, device=parameter.device, dtype=parameter.dtype
     )
     counter = FlopCounterMode(display=False)
+    # The counter's module tracker hooks the gradients of modules' inputs, so they must exist.
     with torch.enable_grad(), counter:
         model(chunk)
-    return counter.get_total_flops() // 2
+    return counter
+
+
+def _below(module: nn.Module, name: str, counts: Mapping[str, Mapping[Any, int]]) -> int:
+    """Operations of a module, or of its children where it is a container that is never called."""
+    if name in counts:
+        return sum(counts[name].values())
+    return sum(_below(child, f"{name}.{key}", counts) for key, child in module.named_children())

@@ -39,9 +39,15 @@ class PromptedMaskDecoder(nn.Module):
         self.mask_bias = nn.Parameter(torch.full((classes,), bias))
 
     def positions(self, size: tuple[int, int]) -> Tensor:
-        """SAM's position encoding of a grid: (E, h, w)."""
-        encoding: Tensor = self.prompt_encoder.pe_layer(size)
-        return encoding
+        """SAM's position encoding of a grid, (E, h, w), in the precision of the weights."""
+        matrix: Tensor = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+        y, x = (
+            (torch.arange(side, device=matrix.device, dtype=matrix.dtype) + 0.5) / side
+            for side in size
+        )
+        to_x, to_y = matrix[:, None, None]
+        angles = 2 * math.pi * ((2 * x - 1)[:, None] * to_x + (2 * y - 1)[:, None, None] * to_y)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)
 
     def forward(self, image: Tensor, prompts: Tensor, pixels: Tensor) -> Tensor:
         """(N, E, h, w), (N, K, 4, E), (N, w, S, S) -> mask logits (N, K, S, S)."""

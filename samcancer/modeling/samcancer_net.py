@@ -1,10 +1,13 @@
 """The SAMCancer network: the parts in the order of the figure in docs/model.md ([SC] section 2).
 
-chunk (B, T+4, S, S) in [0, 1], presence (B, T, K)
-encoder, target slices  -> tokens (B*T, S/16, S/16, D), image embedding (B*T, E, S/16, S/16)
-CNN branch              -> five skips, pixels (B*T, w, S, S)
-exchange 1-4            after each encoder stage, with the down stage of the same number
-class prompts, decoder  -> mask logits (B, T, K, S, S), presence logits (B, T, K)
+    chunk (B, T+4, S, S) in [0, 1], presence (B, T, K); N = T * B target slices, slice by slice
+    encoder        -> tokens (N, S/16, S/16, D), image embedding (N, E, S/16, S/16)
+    CNN branch     -> five skips, then up features, the last being pixels (N, w, S, S)
+    exchange 1-4   after each encoder stage, with the down stage of the same number
+    class prompts  -> prompts (N, K, 4, E), presence logits (B, T, K)
+    mask decoder   -> mask logits (B, T, K, S, S)
+
+Only the CNN's first two steps look at neighbouring slices; all else runs once per target slice.
 """
 
 from __future__ import annotations

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from samcancer.config import ModelConfig
 from samcancer.modeling import build_model
+from samcancer.training.encoder_weights import load_sam_state
 
 
 def build_network(config: ModelConfig, class_names: Sequence[str], *, seed: int = 0) -> nn.Module:
@@ -18,7 +20,12 @@ def build_network(config: ModelConfig, class_names: Sequence[str], *, seed: int 
         config: Of the network.
         class_names: In the order of the outputs.
         seed: Of the random weights; the global random state is left as it was.
+
+    Raises:
+        InputError: When the encoder's checkpoint is missing, damaged or of another encoder.
     """
+    path = config.encoder_checkpoint
+    state = None if path is None else load_sam_state(Path(path))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_model(config, class_names)
+        return build_model(config, class_names, encoder_state=state)
