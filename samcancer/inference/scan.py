@@ -292,9 +292,10 @@ def _write_extras(
             mask = np.equal(values, k + 1).view(np.uint8)
             folder = mask_path.parent / PER_CLASS_FOLDER / case_id
             write_labels(folder / (spec.name + suffix), mask, geometry)
-    for spec, array in zip(ensemble.classes, probabilities, strict=False):
+    for k, array in enumerate(probabilities):
         folder = mask_path.parent / PROBABILITY_FOLDER / case_id
-        write_probabilities(folder / (spec.name + suffix), array.astype(np.float32), geometry)
+        name = ensemble.classes[k].name + suffix
+        write_probabilities(folder / name, array.astype(np.float32), geometry)
 
 
 @contextlib.contextmanager

@@ -44,9 +44,7 @@ def pair(write_labels: WriteLabels, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "options", [("--protocol", "flare24"), ("--protocol", "nnunet"), ()]
-)
+@pytest.mark.parametrize("options", [("--protocol", "flare24"), ("--protocol", "nnunet"), ()])
 def test_tables_are_written_and_printed(
     options: tuple[str, ...], pair: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
