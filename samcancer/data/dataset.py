@@ -12,7 +12,7 @@ seed, so a sample is the same whichever worker makes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
@@ -122,7 +122,7 @@ class StackDataset(Dataset[Sample]):
 
 def collate(samples: Sequence[Sample]) -> Sample:
     """Stack samples into a batch."""
-    return Sample(**default_collate(list(samples)))  # type: ignore[typeddict-item]
+    return cast(Sample, default_collate(list(samples)))
 
 
 def unpack_bits(bits: Tensor, class_count: int) -> Tensor:

@@ -107,7 +107,8 @@ class SlicePool:
         order = rng.permutation(len(starts))
         seeds = rng.integers(0, 1 << _SEED_BITS, size=len(starts), dtype=np.int64)
         return [
-            SampleKey(*starts[i], seed=int(value)) for i, value in zip(order, seeds, strict=True)
+            SampleKey(starts[i][0], starts[i][1], int(value))
+            for i, value in zip(order, seeds, strict=True)
         ]
 
     def _draw_lesion(self, rng: np.random.Generator) -> tuple[str, int]:

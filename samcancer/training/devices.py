@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.strategies.ddp import DDPStrategy
 
 from samcancer.errors import InputError
 

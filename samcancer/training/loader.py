@@ -11,7 +11,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -81,9 +81,9 @@ class BatchLoader:
                 raise _explained(error) from error
             if isinstance(batch, InputError):
                 raise batch
-            moved = Sample(**{k: v.to(self._device, non_blocking=True) for k, v in batch.items()})
+            moved = {k: v.to(self._device, non_blocking=True) for k, v in batch.items()}
             self.waiting_s += time.perf_counter() - started
-            yield moved
+            yield cast(Sample, moved)
 
     def case_names(self, batch: Sample) -> list[str]:
         """Return the cases of a batch, each once."""

@@ -286,8 +286,10 @@ class _Run:
 
     def _is_finite(self, parts: LossParts, norm: torch.Tensor | None) -> bool:
         """Whether loss and gradient are finite; a scaler deals with the gradient by itself."""
-        scaled = norm is None or bool(self._scaler_state())
-        return math.isfinite(float(parts.total)) and (scaled or math.isfinite(float(norm)))
+        finite = math.isfinite(float(parts.total))
+        if norm is None or self._scaler_state():
+            return finite
+        return finite and math.isfinite(float(norm))
 
     def _raise_not_finite(self, own_case_names: list[str]) -> NoReturn:
         names = gathered(self._fabric, own_case_names)

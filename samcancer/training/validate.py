@@ -122,7 +122,8 @@ class PaddedSlices:
     def __getitem__(self, index: slice) -> NDArray[np.int16]:
         """Return the padded slices of a contiguous range."""
         start, stop, _ = index.indices(self.shape[0])
-        return self._store.slices_hu(self._case_id, start, stop)
+        padded: NDArray[np.int16] = self._store.slices_hu(self._case_id, start, stop)
+        return padded
 
 
 def count_case(
