@@ -206,6 +206,11 @@ def load_taxonomy(path: Path | None = None) -> Taxonomy:
     return taxonomy_from_dict(content, path=path)
 
 
+def taxonomy_from_yaml(path: Path) -> Taxonomy:
+    """Read a whole taxonomy, such as a store's copy; the packaged tables are not merged in."""
+    return taxonomy_from_dict(_read_yaml(path), path=path)
+
+
 def taxonomy_from_dict(content: Mapping[str, Any], *, path: Path | None = None) -> Taxonomy:
     """Build and check a taxonomy from the form of the YAML file.
 

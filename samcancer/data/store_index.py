@@ -1,0 +1,159 @@
+"""The index of a case store: what is known of each case without opening its file.
+
+STORE/store.json holds what all cases share, STORE/index.jsonl one line per verified case. A line is
+appended when the case's file is complete; at the end the index is written again, sorted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from samcancer.errors import InputError
+from samcancer.files import read_json, write_json_atomic, write_text_atomic
+from samcancer.geometry import Geometry
+from samcancer.inplane import InPlaneGrid
+
+FORMAT_VERSION = 1
+"""Version of the store's layout; readers refuse any other."""
+
+STORE_NAME = "store.json"
+
+INDEX_NAME = "index.jsonl"
+
+_MEND = "run prepare-slices again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseInfo:
+    """One line of the index."""
+
+    case_id: str
+    patient_id: str
+    dataset: str
+    file: str = ""
+    """HDF5 file, relative to the store."""
+    file_sha256: str = ""
+    source_sha256: str
+    """Of the scan's file, or of a DICOM series' files in slice order."""
+    label_sha256: str | None
+    """None for a case without labels."""
+    content_sha256: str
+    """Of the canonical voxels and spacing: equal for the same scan in another file format."""
+    slices: int
+    size: int
+    annotated: tuple[str, ...]
+    geometry: Geometry
+    """Of the source as stored on disk."""
+    canonical_geometry: Geometry
+    grid: InPlaneGrid
+    voxels: dict[str, int]
+    """Annotated class -> voxels of the source."""
+    volume_ml: dict[str, float]
+    lesions: dict[str, int]
+    """Annotated class -> connected components (26 neighbours) of the source."""
+    positive_slices: dict[str, list[int]]
+    """Annotated class -> slices with at least one labelled pixel in the store."""
+
+    def to_json(self) -> str:
+        """Return the index line, without a line end."""
+        content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name in ("geometry", "canonical_geometry", "grid"):
+            content[name] = content[name].to_dict()
+        return json.dumps(content, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> CaseInfo:
+        """Read :meth:`to_json`'s form; ValueError, TypeError or KeyError when it is not that."""
+        content = json.loads(line)
+        content["annotated"] = tuple(content["annotated"])
+        content["grid"] = InPlaneGrid.from_dict(content["grid"])
+        for name in ("geometry", "canonical_geometry"):
+            content[name] = Geometry.from_dict(content[name])
+        return cls(**content)
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What all cases of a store share."""
+
+    class_names: tuple[str, ...]
+    """In bit order."""
+    size: int
+    format_version: int = FORMAT_VERSION
+
+
+def read_store_info(folder: Path) -> StoreInfo:
+    """Read store.json.
+
+    Raises:
+        InputError: When there is none or it is of another version.
+    """
+    path = folder / STORE_NAME
+    if not path.is_file():
+        raise InputError(
+            f"is not a case store (no {STORE_NAME})", path=folder, mend="run prepare-slices"
+        )
+    content = read_json(path)
+    try:
+        info = StoreInfo(
+            tuple(content["class_names"]), int(content["size"]), int(content["format_version"])
+        )
+    except (KeyError, TypeError, ValueError):
+        raise InputError("is not a store description", path=path, mend=_MEND) from None
+    if info.format_version != FORMAT_VERSION:
+        raise InputError(
+            f"has format version {info.format_version}, this program reads {FORMAT_VERSION}",
+            path=path,
+            mend="prepare the store again with this version",
+        )
+    return info
+
+
+def write_store_info(folder: Path, info: StoreInfo) -> None:
+    """Write store.json."""
+    write_json_atomic(folder / STORE_NAME, dataclasses.asdict(info))
+
+
+def read_index(folder: Path, *, drop_torn_end: bool = False) -> list[CaseInfo]:
+    """Read the index in file order; a store without one has no cases.
+
+    Args:
+        folder: The store.
+        drop_torn_end: Leave out a last line without line end, as a killed writer leaves it.
+
+    Raises:
+        InputError: Naming the first bad line.
+    """
+    path = folder / INDEX_NAME
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    torn = lines.pop()
+    if torn and not drop_torn_end:
+        raise InputError("its last line is not complete", path=path, mend=_MEND)
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(CaseInfo.from_json(line.decode("utf-8")))
+        except (ValueError, TypeError, KeyError):
+            raise InputError(f"line {number} is not a case", path=path, mend=_MEND) from None
+    return found
+
+
+def write_index(folder: Path, cases: Iterable[CaseInfo]) -> None:
+    """Write the whole index, sorted by case."""
+    ordered = sorted(cases, key=lambda info: info.case_id)
+    write_text_atomic(folder / INDEX_NAME, "".join(f"{info.to_json()}\n" for info in ordered))
+
+
+def append_to_index(folder: Path, info: CaseInfo) -> None:
+    """Add one finished case, safely on disk when this returns; one process at a time."""
+    with (folder / INDEX_NAME).open("a", encoding="utf-8") as stream:
+        stream.write(f"{info.to_json()}\n")
+        stream.flush()
+        os.fsync(stream.fileno())
