@@ -10,8 +10,6 @@ from benchmarks.results_page import RESULTS, fill_section, interval, markdown_ta
 from samcancer.errors import InputError
 
 PAGE = "# Results\n\n<!-- a:start -->\nold\n<!-- a:end -->\n\nkept <!-- b:start --><!-- b:end -->\n"
-    "# Results\n\n<!-- a:start -->\nold\n<!-- a:end -->\n\nkept\n<!-- b:start --><!-- b:end -->\n"
-)
 
 
 def test_a_section_is_replaced_and_the_rest_kept(tmp_path: Path) -> None:
