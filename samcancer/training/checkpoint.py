@@ -59,6 +59,8 @@ class CheckpointMeta:
     training_patients: tuple[str, ...] = ()
     held_out_patients: tuple[str, ...] = ()
     store_fingerprint: str = ""
+    pseudo_labels_fingerprint: str | None = None
+    """None when trained on people's labels alone."""
     taxonomy_yaml: str = ""
     """Text of the store's taxonomy; empty for the packaged one."""
     encoder_sha256: str | None = None

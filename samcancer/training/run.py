@@ -40,6 +40,8 @@ PSEUDO_LABELS_NAME = "pseudo_labels"
 TAXONOMY_NAME = "taxonomy.yaml"
 FINAL_NAME = "final"
 
+_RESERVED_NAMES = {"", PSEUDO_LABELS_NAME}
+
 _NOT_COMPARED = {("data", "workers")}
 """Fields that may differ between the runs of a folder: they change speed only."""
 
@@ -105,7 +107,7 @@ def train_final(
     Raises:
         InputError: When the store, the configuration or the pseudo labels cannot be used.
     """
-    if not name or Path(name).name != name or name.startswith((".", "fold_")):
+    if Path(name).name != name or name.startswith((".", "fold_")) or name in _RESERVED_NAMES:
         raise InputError(f"--name must be a plain folder name other than fold_*, got {name!r}")
     config = options.config
     store = open_store(options.store, config)
@@ -249,13 +251,14 @@ def _train(
         training_patients=_patients(store, training),
         held_out_patients=_patients(store, held_out),
         store_fingerprint=store.fingerprint(),
+        pseudo_labels_fingerprint=None if pseudo is None else pseudo.fingerprint(),
         taxonomy_yaml=(options.store / TAXONOMY_NAME).read_text(encoding="utf-8"),
         encoder_sha256=_encoder_sha256(config),
     )
     require_disjoint(meta.training_patients, meta.held_out_patients)
-    pool = _pool(store, ledger, training, pseudo=pseudo, config=config)
     validation = tuple(case for case in held_out if store.annotated_bits(case))
-    _report_classes(store, training, validation)
+    _check_annotations(store, training, validation)
+    pool = _pool(store, ledger, training, pseudo=pseudo, config=config)
     job = TrainJob(store, ledger, pool, validation, meta, folder)
     with contextlib.ExitStack() as stack:
         on_rank_zero(fabric, lambda: _take_folder(stack, folder))
@@ -344,11 +347,19 @@ def _merged_positive_slices(
     }
 
 
-def _report_classes(store: CaseStore, training: Sequence[str], validation: Sequence[str]) -> None:
-    """Warn of what the labels cannot teach or tell."""
+def _check_annotations(
+    store: CaseStore, training: Sequence[str], validation: Sequence[str]
+) -> None:
+    """Refuse cases without any label, and warn of what the labels cannot teach or tell."""
     annotated = 0
     for case_id in training:
         annotated |= store.annotated_bits(case_id)
+    if not annotated:
+        raise InputError(
+            f"none of the {len(training)} training cases annotates any class",
+            path=store.folder,
+            mend="prepare cases with labels",
+        )
     never = [name for k, name in enumerate(store.class_names) if not annotated >> k & 1]
     if never:
         _log.warning("no training case annotates %s: not learned", ", ".join(never))
