@@ -15,10 +15,10 @@ DESCRIPTION = "Print the size and cost of the network, beside those of the SAMCa
 EXAMPLE = "samcancer model --encoder sam_vit_b --classes 1"
 
 PAPER_PARAMETERS = 153.53e6
-"""All parameters of the paper's network ([SC], table 4)."""
+"""All parameters of the paper's network ([SC])."""
 
 PAPER_MULTIPLY_ADDS = 106.83e9
-"""Multiply-adds of the paper's network ([SC], table 4)."""
+"""Multiply-adds of the paper's network ([SC])."""
 
 _INTERACTIONS: tuple[Interaction, ...] = ("exchange", "ladder")
 

@@ -1,4 +1,4 @@
-"""Class prompts: what SAM's decoder is asked for, one question per class ([SC] section 2.3).
+"""Class prompts: what SAM's decoder is asked for, one question per class ([SC]).
 
     features  F levels (N, C_i, h_i, w_i), positions F x (E, h_i, w_i)
     queries   (K, 4, E) learned indicators -> attend to all levels -> class tokens (N, K, 4, E)

@@ -1,4 +1,4 @@
-"""Exchange between the ViT's tokens and the CNN's pixels after each stage ([SC] section 2.2).
+"""Exchange between the ViT's tokens and the CNN's pixels after each stage ([SC]).
 
     tokens (B, h, w, D), pixels (B, C, m*h, m*w)   with m = 8, 4, 2, 1 after stages 1 to 4
     CNN -> tokens: each token queries its own m x m pixels     -> tokens (B, h, w, D)

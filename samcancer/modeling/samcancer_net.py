@@ -1,4 +1,4 @@
-"""The SAMCancer network: the parts in the order of the figure in docs/model.md ([SC] section 2).
+"""The SAMCancer network: the parts in the order of the figure in docs/model.md ([SC]).
 
     chunk (B, T+4, S, S) in [0, 1], presence (B, T, K); N = T * B target slices, slice by slice
     encoder        -> tokens (N, S/16, S/16, D), image embedding (N, E, S/16, S/16)
