@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -161,6 +161,18 @@ class Taxonomy:
             if spec.members and set(spec.members) <= set(names) and spec.name not in names:
                 names.append(spec.name)
         return tuple(names)
+
+    def with_dataset(
+        self, name: str, labels: Mapping[int, Iterable[str]], *, title: str
+    ) -> tuple[Taxonomy, DatasetSpec]:
+        """Return this taxonomy with one more data set, which annotates the classes it labels.
+
+        Raises:
+            ValueError: When a class or a label value is not allowed.
+        """
+        entry = {"title": title, "labels": {v: list(names) for v, names in labels.items()}}
+        spec = _dataset_from_dict(name, entry, self)
+        return replace(self, datasets={**self.datasets, name: spec}), spec
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that :func:`taxonomy_from_dict` reads back to an equal taxonomy."""

@@ -43,7 +43,7 @@ class CaseInfo:
     label_sha256: str | None
     """None for a case without labels."""
     content_sha256: str
-    """Of the canonical voxels and spacing: equal for the same scan in another file format."""
+    """Of the canonical voxels: equal for the same scan in another file format or orientation."""
     slices: int
     size: int
     annotated: tuple[str, ...]
