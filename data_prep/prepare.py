@@ -1,0 +1,315 @@
+"""Raw data sets to a case store: many cases, several processes, restartable at any point.
+
+A case is in the index once its file is complete and verified; running again keeps what is there and
+does the rest, and ends in the same bytes. One process at a time writes to a store.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from data_prep.convert import CaseJob, CaseResult, convert_case
+from data_prep.sources import SourceCase, find_cases
+from data_prep.summary import (
+    Refusal,
+    Speed,
+    Summary,
+    class_totals,
+    dataset_totals,
+    megabytes,
+    shared_scans,
+)
+from samcancer.data.case_store import (
+    CASES_NAME,
+    STORE_NAME,
+    TAXONOMY_NAME,
+    CaseInfo,
+    StoreInfo,
+    read_index,
+    read_store_info,
+    write_index,
+    write_store_info,
+)
+from samcancer.data.store_index import append_to_index
+from samcancer.errors import InputError
+from samcancer.files import (
+    folder_lock,
+    remove_stale_temporaries,
+    write_json_atomic,
+    write_text_atomic,
+)
+from samcancer.taxonomy import MAX_CLASSES, Taxonomy, load_taxonomy, taxonomy_from_yaml
+from samcancer.volume_io import ReadOptions
+
+_log = logging.getLogger(__name__)
+
+REFUSED_NAME = "refused.jsonl"
+
+SUMMARY_NAME = "summary.json"
+
+_VOXEL_BYTES = 2
+
+_MIN_SIZE = 16
+"""Smallest S; less holds no anatomy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """The arguments of prepare-slices."""
+
+    inputs: tuple[Path, ...]
+    output: Path
+    taxonomy: Path | None = None
+    dataset: str | None = None
+    class_set: str | None = None
+    """None takes the classes that the inputs annotate, in taxonomy order."""
+    size: int | None = None
+    """None takes the store's, or DEFAULT_SIZE for a new one."""
+    workers: int = 1
+    include_test: bool = False
+    verify: bool = False
+    reading: ReadOptions = field(default_factory=ReadOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        if self.size is not None and self.size < _MIN_SIZE:
+            raise InputError(f"--size must be at least {_MIN_SIZE}, got {self.size}")
+        if self.workers < 1:
+            raise InputError(f"--workers must be at least 1, got {self.workers}")
+
+
+DEFAULT_SIZE = 256
+"""S of [SC]."""
+
+
+def prepare(options: PrepareOptions, *, show_progress: bool = True) -> Summary:
+    """Prepare every case of the inputs that the store does not hold yet.
+
+    Returns:
+        What the store then holds; cases that were refused are in it and do not raise.
+
+    Raises:
+        InputError: When the inputs as a whole cannot be used, the store is of other classes or
+            size, or another process is writing to it.
+    """
+    taxonomy = load_taxonomy(options.taxonomy)
+    sources, taxonomy = find_cases(
+        options.inputs, taxonomy, dataset=options.dataset, include_test=options.include_test
+    )
+    with folder_lock(options.output, purpose="prepare-slices"):
+        remove_stale_temporaries(options.output)
+        (options.output / CASES_NAME).mkdir(exist_ok=True)
+        remove_stale_temporaries(options.output / CASES_NAME)
+        store = _start_store(options, sources, taxonomy)
+        known = {info.case_id: info for info in read_index(options.output, drop_torn_end=True)}
+        write_index(options.output, known.values())
+        _require_same_meaning(options.output, taxonomy, known)
+        jobs = [_job(options, store, source, known.get(source.case_id)) for source in sources]
+        results = []
+        for result in _tracked(_run(jobs, options.workers), len(jobs), show=show_progress):
+            _log_result(result)
+            results.append(result)
+            if result.info is not None and not result.kept:
+                append_to_index(options.output, result.info)
+                known[result.case_id] = result.info
+        write_index(options.output, known.values())
+        summary = _summarise(options.output, store, sources, known, results)
+        lines = [json.dumps(dataclasses.asdict(r), ensure_ascii=False) for r in summary.refused]
+        write_text_atomic(options.output / REFUSED_NAME, "".join(f"{line}\n" for line in lines))
+        write_json_atomic(options.output / SUMMARY_NAME, summary.to_dict())
+    return summary
+
+
+def _start_store(
+    options: PrepareOptions, sources: Sequence[SourceCase], taxonomy: Taxonomy
+) -> StoreInfo:
+    """Return the store's classes and size, written now if the store is new."""
+    wanted = _class_names(options, sources, taxonomy)
+    if not (options.output / STORE_NAME).exists():
+        store = StoreInfo(wanted, options.size or DEFAULT_SIZE)
+        write_store_info(options.output, store)
+        return store
+    store = read_store_info(options.output)
+    if options.size not in (None, store.size):
+        raise InputError(
+            f"holds slices of {store.size} pixels, --size is {options.size}",
+            path=options.output,
+            mend="choose another folder",
+        )
+    fits = set(wanted) <= set(store.class_names)
+    if wanted != store.class_names if options.class_set else not fits:
+        raise InputError(
+            f"holds the classes {', '.join(store.class_names)}; now asked for {', '.join(wanted)}",
+            path=options.output,
+            mend="choose another folder, or name its --class-set",
+        )
+    return store
+
+
+def _class_names(
+    options: PrepareOptions, sources: Sequence[SourceCase], taxonomy: Taxonomy
+) -> tuple[str, ...]:
+    if options.class_set is not None:
+        return taxonomy.class_names(options.class_set)
+    annotated = {name for source in sources for name in source.annotates}
+    annotated = annotated or {name for source in sources for name in source.dataset.annotates}
+    if not 0 < len(annotated) <= MAX_CLASSES:
+        raise InputError(
+            f"the inputs annotate {len(annotated)} classes; a store holds 1 to {MAX_CLASSES}",
+            mend=f"choose a --class-set of {', '.join(taxonomy.class_sets)}",
+        )
+    return tuple(name for name in taxonomy.classes if name in annotated)
+
+
+def _require_same_meaning(store: Path, taxonomy: Taxonomy, known: dict[str, CaseInfo]) -> None:
+    """Keep the store's taxonomy up to date; what its cases were read with must not change."""
+    path = store / TAXONOMY_NAME
+    if path.exists() and known:
+        before = taxonomy_from_yaml(path)
+        for name in sorted({info.dataset for info in known.values()}):
+            now = taxonomy.datasets.setdefault(name, before.datasets[name])
+            if now != before.datasets[name]:
+                raise InputError(
+                    f"its cases of {name} were read with another table of labels",
+                    path=store,
+                    mend="choose another folder",
+                )
+    text = yaml.safe_dump(taxonomy.to_dict(), sort_keys=False, allow_unicode=True)
+    write_text_atomic(path, text)
+
+
+def _job(
+    options: PrepareOptions, store: StoreInfo, source: SourceCase, known: CaseInfo | None
+) -> CaseJob:
+    return CaseJob(
+        source=source,
+        store=options.output,
+        class_names=store.class_names,
+        size=store.size,
+        options=options.reading,
+        known=known,
+        verify=options.verify,
+    )
+
+
+def _run(jobs: Sequence[CaseJob], workers: int) -> Iterator[CaseResult]:
+    """Yield results as they come; with one worker the work is done in this process."""
+    if min(workers, len(jobs)) <= 1:
+        yield from map(convert_case, jobs)
+        return
+    pool = ProcessPoolExecutor(
+        min(workers, len(jobs)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_end_with_parent,
+    )
+    try:
+        for future in as_completed([pool.submit(convert_case, job) for job in jobs]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise InputError(
+            "a worker process died, most likely for lack of memory; finished cases are kept",
+            mend="use fewer --workers",
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Make a worker whose parent was killed end at once, instead of waiting for work forever."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _tracked(results: Iterator[CaseResult], count: int, *, show: bool) -> Iterator[CaseResult]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[megabytes]:.0f} MB"),
+    )
+    progress = Progress(*columns, console=Console(stderr=True), disable=not show, transient=True)
+    with progress:
+        task = progress.add_task("cases", total=count, megabytes=0.0)
+        done_mb = 0.0
+        for result in results:
+            done_mb += megabytes(result.input_bytes)
+            progress.update(task, advance=1, megabytes=done_mb)
+            yield result
+
+
+def _log_result(result: CaseResult) -> None:
+    if result.error is not None:
+        _log.warning("case %s refused: %s", result.case_id, _fact(result.error))
+    for warning in result.warnings:
+        _log.warning("case %s: %s", result.case_id, warning)
+
+
+def _fact(error: InputError) -> str:
+    """Return an error without the folders of its file, which may hold a patient's name."""
+    return str(InputError(error.fact, path=error.path and error.path.name, mend=error.mend))
+
+
+def _summarise(
+    folder: Path,
+    store: StoreInfo,
+    sources: Sequence[SourceCase],
+    known: dict[str, CaseInfo],
+    results: Sequence[CaseResult],
+) -> Summary:
+    dataset_of = {source.case_id: source.dataset.name for source in sources}
+    errors = {r.case_id: r.error for r in results if r.error is not None}
+    prepared = [r for r in results if r.info is not None and not r.kept]
+    refused = tuple(
+        Refusal(
+            case_id=case_id,
+            dataset=dataset_of[case_id],
+            fact=error.fact,
+            mend=error.mend,
+            file=error.path.name if error.path else "",
+        )
+        for case_id, error in sorted(errors.items())
+    )
+    infos = [known[case_id] for case_id in sorted(known)]
+    summary = Summary(
+        class_names=store.class_names,
+        size=store.size,
+        prepared=len(prepared),
+        kept=sum(r.kept for r in results),
+        store_mb=megabytes(sum((folder / info.file).stat().st_size for info in infos)),
+        datasets=dataset_totals(infos),
+        classes=class_totals(infos, store.class_names),
+        refused=refused,
+        shared_scans=shared_scans(infos),
+        speed=Speed(
+            cases=len(prepared),
+            input_mb=megabytes(sum(r.input_bytes for r in prepared)),
+            voxel_mb=megabytes(sum(r.voxels for r in prepared) * _VOXEL_BYTES),
+            worker_seconds=sum(r.seconds for r in prepared),
+        ),
+    )
+    for group in summary.shared_scans:
+        _log.warning("cases %s are the same scan: kept in one fold", ", ".join(group))
+    return summary
