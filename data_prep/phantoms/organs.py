@@ -120,8 +120,8 @@ def _spleen(torso: Torso, frame: Frame, dice: Dice) -> Solid:
     if mesh.empty:
         return Solid(mesh, np.empty(mesh.shape, np.float32))
     size = dice.uniform(0.9, 1.15)
-    outer = ellipsoid(mesh, (100.0, 42.0, -56.0), (50.0 * size, 62.0 * size, 58.0 * size))
-    hollow = ellipsoid(mesh, (46.0, 4.0, -56.0), (42.0, 52.0, 82.0))
+    outer = ellipsoid(mesh, (100.0, 40.0, -58.0), (54.0 * size, 66.0 * size, 64.0 * size))
+    hollow = ellipsoid(mesh, (44.0, 2.0, -56.0), (42.0, 52.0, 84.0))
     out = smooth_max(outer, -hollow, 12.0)
     out = smooth_max(out, _room(torso, mesh, gap_mm=1.0), 8.0)
     return Solid(mesh, out + Noise(dice.child("form"), 25.0).on(mesh) * 3.0)
@@ -139,7 +139,7 @@ def _kidney(torso: Torso, frame: Frame, dice: Dice, side: float) -> Kidney:
     if mesh.empty:
         empty = np.empty(mesh.shape, np.float32)
         return Kidney(Solid(mesh, empty), empty)
-    size = dice.uniform(0.93, 1.08)
+    size = dice.uniform(0.98, 1.14)
     lateral: Vector = (0.80 * side, 0.57, -0.19)
     forward: Vector = (0.58 * side, -0.815, 0.0)
     upward: Vector = (-0.155 * side, -0.11, 0.98)

@@ -170,7 +170,7 @@ def draw_protocol(dice: Dice, patient: Patient, coverage: Coverage, *, pixels: i
         slice_mm=slice_mm,
         pixel_mm=pixel,
         bottom_mm=bottom,
-        centre_xy_mm=(round(dice.uniform(-7.0, 7.0), 1), round(dice.uniform(-4.0, 16.0), 1)),
+        centre_xy_mm=(round(dice.uniform(-7.0, 7.0), 1), round(dice.uniform(-6.0, 12.0), 1)),
         scale=patient.scale,
     )
     sharpness = dice.unit()

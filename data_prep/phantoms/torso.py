@@ -160,7 +160,7 @@ def _cavity(mesh: Mesh, patient: Patient, dice: Dice) -> Field:
     back = np.maximum(y - 8.0, 0.0)
     front = np.minimum(y, 0.0)
     muscle = profile(mesh.z, ((-210, 16.0), (-150, 9.0), (-100, 1.0), (0, 0.0)))
-    spine = np.sqrt(mesh.x * mesh.x + front * front * 0.9) - 24.0 - muscle - 0.28 * back
+    spine = np.sqrt(mesh.x * mesh.x + front * front * 0.9) - 22.5 - muscle - 0.28 * back
     cavity = smooth_max(cavity, -spine, 16.0)
     return cavity + Noise(dice.child("cavity"), 50.0).on(mesh) * 1.5
 
