@@ -308,6 +308,7 @@ def _summarise(
             input_mb=megabytes(sum(r.input_bytes for r in prepared)),
             voxel_mb=megabytes(sum(r.voxels for r in prepared) * _VOXEL_BYTES),
             worker_seconds=sum(r.seconds for r in prepared),
+            cpu_seconds=sum(r.cpu_seconds for r in prepared),
         ),
     )
     for group in summary.shared_scans:

@@ -60,6 +60,12 @@ class Speed:
     voxel_mb: float
     """The same scans as int16."""
     worker_seconds: float
+    cpu_seconds: float
+
+    @property
+    def input_mb_per_cpu_s(self) -> float:
+        """Raw MB a second of computing, waiting left out."""
+        return self.input_mb / self.cpu_seconds if self.cpu_seconds else 0.0
 
     @property
     def input_mb_per_s(self) -> float:
@@ -92,6 +98,7 @@ class Summary:
         """Return the content of summary.json."""
         content = asdict(self)
         content["speed"]["input_mb_per_s_per_core"] = self.speed.input_mb_per_s
+        content["speed"]["input_mb_per_cpu_s"] = self.speed.input_mb_per_cpu_s
         content["speed"]["voxel_mb_per_s_per_core"] = self.speed.voxel_mb_per_s
         return content
 

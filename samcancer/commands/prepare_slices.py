@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         console.print(
             f"{summary.speed.input_mb:.1f} MB of files in {summary.speed.worker_seconds:.1f} "
             f"worker seconds: {summary.speed.input_mb_per_s:.1f} MB/s per core "
-            f"({summary.speed.voxel_mb_per_s:.1f} MB/s of voxels)"
+            f"({summary.speed.input_mb_per_cpu_s:.1f} of computing alone)"
         )
     return EXIT_SOME_FAILED if summary.refused else EXIT_OK
 

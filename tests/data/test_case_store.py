@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import pickle
+import shutil
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from small_store import (
+    CLASS_NAMES,
+    GEOMETRY,
+    SIZE,
+    SLICES,
+    case_arrays,
+    case_info,
+    write_store,
+)
+
+from samcancer.data.case_store import CaseStore, case_file_bytes
+from samcancer.data.store_index import append_to_index, read_index
+from samcancer.errors import InputError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CaseStore:
+    return CaseStore(write_store(tmp_path / "störe of mine", [case_info("b"), case_info("a é")]))
+
+
+def test_slices_come_back_with_the_end_slices_repeated_twice(store: CaseStore) -> None:
+    hu, _ = case_arrays(0)
+    padded = store.slices_hu("b", 0, SLICES + 4)
+    assert padded.dtype == np.int16
+    np.testing.assert_array_equal(padded, hu[[0, 0, *range(SLICES), SLICES - 1, SLICES - 1]])
+
+
+def test_labels_come_back_by_unpadded_slice(store: CaseStore) -> None:
+    np.testing.assert_array_equal(store.label_bits("b", 2, 5), case_arrays(0)[1][2:5])
+
+
+def test_stacks_are_virtual_and_equal_the_slices_in_any_hdf5_reader(store: CaseStore) -> None:
+    with h5py.File(store.file_of("b"), "r") as file:
+        stacks, slices = file["stacks"], file["slices"]
+        assert stacks.is_virtual
+        assert stacks.shape == (SLICES, 5, SIZE, SIZE)
+        for z in range(SLICES):
+            np.testing.assert_array_equal(stacks[z], slices[z : z + 5])
+            np.testing.assert_array_equal(stacks[z], store.stack_hu("b", z))
+
+
+def test_stacks_survive_moving_the_file(store: CaseStore, tmp_path: Path) -> None:
+    moved = shutil.copy(store.file_of("b"), tmp_path / "elsewhere.h5")
+    store.file_of("b").unlink()
+    with h5py.File(moved, "r") as file:
+        np.testing.assert_array_equal(file["stacks"][3], file["slices"][3:8])
+
+
+def test_slices_are_chunked_compressed_and_checksummed(store: CaseStore) -> None:
+    with h5py.File(store.file_of("b"), "r") as file:
+        for name in ("slices", "labels"):
+            data = file[name]
+            assert data.chunks == (1, SIZE, SIZE)
+            assert (data.compression, data.compression_opts) == ("gzip", 1)
+            assert data.shuffle
+            assert data.fletcher32
+
+
+def test_attributes_tell_a_reader_without_the_index_what_it_holds(store: CaseStore) -> None:
+    with h5py.File(store.file_of("a é"), "r") as file:
+        attributes = dict(file.attrs)
+    assert bytes(attributes["case_id"]).decode() == "a é"
+    assert tuple(bytes(n).decode() for n in attributes["class_names"]) == CLASS_NAMES
+    assert attributes["annotated_bits"] == 0b111
+    assert tuple(attributes["size_xyz"]) == GEOMETRY.size_xyz
+    assert tuple(attributes["spacing_mm"]) == GEOMETRY.spacing_mm
+    assert tuple(attributes["origin_mm"]) == GEOMETRY.origin_mm
+    assert tuple(attributes["direction"]) == GEOMETRY.direction
+
+
+def test_equal_cases_give_equal_bytes_at_any_time() -> None:
+    hu, bits = case_arrays(0)
+    first = case_file_bytes(case_info("a"), CLASS_NAMES, slices_hu=hu, label_bits=bits)
+    time.sleep(1.1)  # HDF5's time stamps count seconds
+    assert case_file_bytes(case_info("a"), CLASS_NAMES, slices_hu=hu, label_bits=bits) == first
+
+
+def test_a_case_of_one_slice_has_one_stack_of_that_slice(tmp_path: Path) -> None:
+    hu, bits = (a[:1] for a in case_arrays(0))
+    info = dataclasses.replace(case_info("a"), slices=1)
+    content = case_file_bytes(info, CLASS_NAMES, slices_hu=hu, label_bits=bits)
+    (tmp_path / "one.h5").write_bytes(content)
+    with h5py.File(tmp_path / "one.h5", "r") as file:
+        np.testing.assert_array_equal(file["stacks"][0], np.repeat(hu, 5, axis=0))
+
+
+def test_the_index_gives_back_what_was_put_in(store: CaseStore) -> None:
+    assert list(store.cases) == ["a é", "b"]
+    info = store.cases["b"]
+    assert info.geometry == GEOMETRY
+    assert info.to_json() == type(info).from_json(info.to_json()).to_json()
+
+
+def test_the_fingerprint_changes_with_any_case(store: CaseStore, tmp_path: Path) -> None:
+    other = write_store(tmp_path / "other", [case_info("b"), case_info("a é")])
+    assert CaseStore(other).fingerprint() == store.fingerprint()
+    other = write_store(tmp_path / "third", [case_info("b"), case_info("a é", annotated=())])
+    assert CaseStore(other).fingerprint() != store.fingerprint()
+
+
+def test_annotated_bits_follow_the_order_of_the_classes(tmp_path: Path) -> None:
+    info = case_info("a", annotated=("lung_lesion", "liver_lesion"))
+    assert CaseStore(write_store(tmp_path, [info])).annotated_bits("a") == 0b101
+
+
+def test_a_range_outside_the_case_is_refused(store: CaseStore) -> None:
+    with pytest.raises(ValueError, match=r"labels 3\.\.8 are not within 0\.\.7"):
+        store.label_bits("b", 3, SLICES + 1)
+
+
+def test_an_unknown_case_is_named(store: CaseStore) -> None:
+    with pytest.raises(InputError, match="holds no case 'nobody'"):
+        store.slices_hu("nobody", 0, 1)
+
+
+def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is not a case store \(no store.json\)"):
+        CaseStore(tmp_path)
+
+
+def test_a_store_of_another_version_is_refused(store: CaseStore) -> None:
+    path = store.folder / "store.json"
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 7'))
+    with pytest.raises(InputError, match="has format version 7, this program reads 1"):
+        CaseStore(store.folder)
+
+
+@pytest.mark.parametrize("kept_bytes", [1, 200])
+def test_a_torn_index_is_refused_by_readers_and_mended_by_the_writer(
+    store: CaseStore, kept_bytes: int
+) -> None:
+    append_to_index(store.folder, store.cases["b"])
+    path = store.folder / "index.jsonl"
+    whole = path.read_bytes()
+    last = whole[: whole[:-1].rindex(b"\n") + 1]
+    path.write_bytes(whole[: len(last) + kept_bytes])
+    with pytest.raises(InputError, match="its last line is not complete"):
+        CaseStore(store.folder)
+    assert [i.case_id for i in read_index(store.folder, drop_torn_end=True)] == ["a é", "b"]
+
+
+def test_a_bad_line_of_the_index_is_numbered(store: CaseStore) -> None:
+    with (store.folder / "index.jsonl").open("a") as stream:
+        stream.write('{"case_id": "x"}\n')
+    with pytest.raises(InputError, match="line 3 is not a case"):
+        CaseStore(store.folder)
+
+
+def test_a_missing_file_is_named(store: CaseStore) -> None:
+    store.file_of("b").unlink()
+    with pytest.raises(InputError, match=r"b\.h5: no such file"):
+        store.slices_hu("b", 0, 1)
+    with pytest.raises(InputError, match=r"b\.h5: no such file, though the index lists it"):
+        store.verify()
+
+
+def _read_all(folder: Path) -> tuple[bytes, bytes]:
+    store = CaseStore(folder)
+    try:
+        return (
+            store.slices_hu("a", 0, SLICES + 4).tobytes(),
+            store.label_bits("a", 0, SLICES).tobytes(),
+        )
+    finally:
+        store.close()
+
+
+def _read_or_refuse(folder: Path) -> tuple[bytes, bytes] | Path | None:
+    try:
+        return _read_all(folder)
+    except InputError as error:
+        return error.path
+
+
+def _flip_and_read(folder: Path, flips: int) -> None:
+    """Each flipped bit is found by verify; reading either refuses or gives the right voxels."""
+    path = write_store(folder, [case_info("a")]) / "cases" / "a.h5"
+    good, expected = path.read_bytes(), _read_all(folder)
+    rng = np.random.default_rng(5)
+    for position in rng.integers(0, len(good), flips):
+        damaged = bytearray(good)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"a\.h5: has changed since it was written"):
+            CaseStore(folder).verify()
+        assert _read_or_refuse(folder) in (expected, path)
+    path.write_bytes(good[: len(good) // 2])
+    with pytest.raises(InputError, match=r"a\.h5: the file is damaged"):
+        _read_all(folder)
+
+
+def test_flipped_bits_never_give_wrong_voxels(tmp_path: Path) -> None:
+    _flip_and_read(tmp_path, 40)
+
+
+@pytest.mark.slow
+def test_200_flipped_bits_never_give_wrong_voxels(tmp_path: Path) -> None:
+    _flip_and_read(tmp_path, 200)
+
+
+def _sum_in_child(store: CaseStore, queue: multiprocessing.Queue[int]) -> None:
+    queue.put(int(store.slices_hu("b", 0, 4).sum()))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_store_in_use_can_be_handed_to_another_process(store: CaseStore, method: str) -> None:
+    expected = int(store.slices_hu("b", 0, 4).sum())
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    child = context.Process(target=_sum_in_child, args=(store, queue))
+    child.start()
+    assert queue.get(timeout=60) == expected
+    child.join()
+    assert int(store.slices_hu("b", 0, 4).sum()) == expected
+
+
+def test_pickling_leaves_open_files_out(store: CaseStore) -> None:
+    store.slices_hu("b", 0, 1)
+    copy = pickle.loads(pickle.dumps(store))
+    np.testing.assert_array_equal(copy.slices_hu("b", 2, 3), store.slices_hu("b", 2, 3))
+
+
+def test_more_cases_than_open_files_can_be_read_in_turn(tmp_path: Path) -> None:
+    store = CaseStore(write_store(tmp_path, [case_info(f"c{i:02}") for i in range(40)]))
+    for _ in range(2):
+        for i in range(40):
+            np.testing.assert_array_equal(store.slices_hu(f"c{i:02}", 2, 3), case_arrays(i)[0][:1])
