@@ -26,6 +26,10 @@ UnknownLabels = Literal["masked", "background"]
 WindowHu = tuple[float, float]
 """Lower and upper end, in HU, of the range mapped to [0, 1]."""
 
+SLICE_CONTEXT = 2
+"""Neighbouring slices that a target slice sees on either side, so a stack has five [SC]; a case's
+end slices are replicated as often."""
+
 _T = TypeVar("_T")
 
 

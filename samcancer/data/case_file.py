@@ -21,13 +21,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from samcancer.config import SLICE_CONTEXT
 from samcancer.data.slice_reader import SliceReader
 from samcancer.data.store_index import FORMAT_VERSION, CaseInfo
 from samcancer.errors import InputError
 from samcancer.files import atomic_path, sha256_of
-
-SLICE_CONTEXT = 2
-"""Slices repeated before the first and after the last one."""
 
 CASES_NAME = "cases"
 """Folder of the files, inside the store."""

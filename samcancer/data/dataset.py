@@ -20,15 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from samcancer.config import AugmentationConfig, DataConfig, UnknownLabels
+from samcancer.config import SLICE_CONTEXT, AugmentationConfig, DataConfig, UnknownLabels
 from samcancer.data.augmentation import Augmentation, LabelledChunk
 from samcancer.data.case_store import CaseStore
 from samcancer.data.ledger import Ledger
 from samcancer.data.sampling import SampleKey
 from samcancer.windowing import window
-
-SLICE_CONTEXT = 2
-"""Neighbouring slices that a target slice needs on either side."""
 
 
 class Sample(TypedDict):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from samcancer.config import SLICE_CONTEXT
 from samcancer.geometry import Geometry
 from samcancer.inplane import InPlaneGrid, resize_slices
-from samcancer.modeling.engine import SLICE_CONTEXT
 
 
 def grid_of(canonical_geometry: Geometry, size: int) -> InPlaneGrid:

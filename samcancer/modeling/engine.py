@@ -22,14 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samcancer.config import WindowHu
+from samcancer.config import SLICE_CONTEXT, WindowHu
 from samcancer.errors import InputError
 from samcancer.windowing import window
 
 _log = logging.getLogger(__name__)
-
-SLICE_CONTEXT = 2
-"""Neighbouring slices that a target slice needs on either side."""
 
 MASK_PROBABILITY = 0.5
 """Probability above which a voxel belongs to a class (logit above 0)."""

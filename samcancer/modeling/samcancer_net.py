@@ -17,14 +17,12 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from samcancer.config import SLICE_CONTEXT
 from samcancer.modeling.class_prompts import ClassPrompts
 from samcancer.modeling.cnn_branch import CnnBranch
 from samcancer.modeling.encoders import ImageEncoder
 from samcancer.modeling.exchange import Exchange
 from samcancer.modeling.mask_decoder import PromptedMaskDecoder
-
-SLICE_CONTEXT = 2
-"""Neighbouring slices on either side that a target slice sees."""
 
 PROMPT_STAGES = 2
 """Up stages whose features the class prompts pool, beside the image embedding."""

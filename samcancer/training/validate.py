@@ -22,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from samcancer.config import DataConfig
+from samcancer.config import SLICE_CONTEXT, DataConfig
 from samcancer.data.case_store import CaseStore
 from samcancer.data.dataset import unpack_bits
-from samcancer.modeling.engine import SLICE_CONTEXT, predict_slices
+from samcancer.modeling.engine import predict_slices
 
 DEFAULT_THRESHOLD = 0.5
 
