@@ -8,6 +8,7 @@ the axes of the array run to superior, posterior and left.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import permutations, product
@@ -25,6 +26,9 @@ SAME_GRID_TOLERANCE_MM = 1e-2
 SAME_GRID_TOLERANCE_VOXELS = 1e-2
 """The same in units of the smallest spacing; the smaller of the two applies."""
 
+ORTHONORMAL_TOLERANCE = 1e-3
+"""Largest entry of D'D - 1 of a direction matrix D."""
+
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 _T = TypeVar("_T")
 
@@ -40,6 +44,20 @@ class Geometry:
     """Centre of the first voxel, LPS."""
     direction: tuple[float, ...]
     """Nine numbers, row-major; column j is the direction of voxel axis j."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no grid."""
+        if len(self.size_xyz) != 3 or min(self.size_xyz) < 1:
+            raise ValueError(f"size must be three positive numbers, got {self.size_xyz}")
+        if len(self.spacing_mm) != 3 or not all(0 < v < math.inf for v in self.spacing_mm):
+            raise ValueError(f"spacing must be three positive numbers, got {self.spacing_mm}")
+        if len(self.origin_mm) != 3 or not all(map(math.isfinite, self.origin_mm)):
+            raise ValueError(f"origin must be three finite numbers, got {self.origin_mm}")
+        if len(self.direction) != 9 or not all(map(math.isfinite, self.direction)):
+            raise ValueError(f"direction must be nine finite numbers, got {self.direction}")
+        matrix = self.direction_matrix
+        if np.abs(matrix.T @ matrix - np.eye(3)).max() > ORTHONORMAL_TOLERANCE:
+            raise ValueError(f"direction must be orthonormal, got {self.direction}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -166,7 +184,7 @@ def require_same_grid(
         )
     apart_mm = float(np.abs(image.corners_mm() - label.corners_mm()).max())
     allowed_mm = min(SAME_GRID_TOLERANCE_MM, SAME_GRID_TOLERANCE_VOXELS * min(image.spacing_mm))
-    if apart_mm > allowed_mm:
+    if not apart_mm <= allowed_mm:
         raise InputError(
             f"its corners lie up to {apart_mm:.4g} mm from the image's (allowed {allowed_mm:.2g})",
             path=label_path,
@@ -181,7 +199,8 @@ def _nearest_axes(matrix: NDArray[np.float64]) -> tuple[int, int, int]:
 
 
 def _steps(flips: tuple[bool, bool, bool]) -> tuple[slice, slice, slice]:
-    return _triple(slice(None, None, -1 if flip else 1) for flip in flips)
+    a, b, c = (slice(None, None, -1 if flip else 1) for flip in flips)
+    return (a, b, c)
 
 
 def _triple(values: Iterable[_T]) -> tuple[_T, _T, _T]:
