@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from samcancer.config import SLICE_CONTEXT
 from samcancer.data.case_file import (
     CASES_NAME,
-    SLICE_CONTEXT,
     case_file_bytes,
     case_shapes,
     class_bits,
@@ -46,7 +46,6 @@ __all__ = [
     "CASES_NAME",
     "FORMAT_VERSION",
     "INDEX_NAME",
-    "SLICE_CONTEXT",
     "STORE_NAME",
     "TAXONOMY_NAME",
     "CaseInfo",
