@@ -17,12 +17,12 @@ def build_network(config: ModelConfig, class_names: Sequence[str], *, seed: int 
     """Build the network; equal seeds give equal random weights.
 
     Args:
-        config: Of the network.
+        config: Of the network; its ``encoder_checkpoint`` is read here.
         class_names: In the order of the outputs.
         seed: Of the random weights; the global random state is left as it was.
 
     Raises:
-        InputError: When the encoder's checkpoint is missing, damaged or of another encoder.
+        InputError: When the encoder is unknown or its checkpoint cannot be used.
     """
     path = config.encoder_checkpoint
     state = None if path is None else load_sam_state(Path(path))

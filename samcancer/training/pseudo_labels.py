@@ -117,18 +117,21 @@ def summarise_pseudo_labels(store: CaseStore, pseudo: PseudoLabels) -> dict[str,
         info = store.cases[case_id]
         labels = pseudo.label_bits(case_id, 0, info.slices)
         known = pseudo.known_bits(case_id, 0, info.slices)
-        pixel_ml = info.grid.pixel_mm**2 * info.canonical_geometry.spacing_mm[2] / 1000
+        voxel_ml = info.grid.pixel_mm**2 * info.canonical_geometry.spacing_mm[2] / 1000
         for entry in pseudo.entries(case_id):
             bit = np.uint32(1 << store.class_names.index(entry.class_name))
             lesion = (labels & bit) > 0
             positive = lesion.any(axis=(1, 2))
             ignored = int(((known & bit) == 0).sum())
-            totals[entry.class_name] += (
-                1,
-                positive.any(),
-                positive.sum(),
-                lesion.sum() * pixel_ml,
-                ignored * pixel_ml,
+            totals[entry.class_name] += np.array(
+                [
+                    1,
+                    positive.any(),
+                    positive.sum(),
+                    lesion.sum() * voxel_ml,
+                    ignored * voxel_ml,
+                ],
+                dtype=np.float64,
             )
     return {
         name: ClassSummary(int(t[0]), int(t[1]), int(t[2]), float(t[3]), float(t[4]))

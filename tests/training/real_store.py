@@ -64,9 +64,7 @@ def _write(
     info = CaseInfo(
         case_id=case_id,
         patient_id=f"patient_{case_id}",
-        dataset="Phantom_Healthy"
-        if lesion is None
-        else ("Phantom_Liver", "Phantom_Kidney")[lesion],
+        dataset="Phantom_Healthy" if lesion is None else DATASETS[lesion],
         source_sha256=f"{case_id:>064}",
         label_sha256=None,
         content_sha256=f"{case_id:>064}",
