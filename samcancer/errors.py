@@ -26,8 +26,8 @@ class InputError(ValueError):
         self.path = None if path is None else Path(path)
         self.mend = mend
         where = "" if path is None else f"{path}: "
-        advice = "" if mend is None else f" {mend[0].upper()}{mend[1:]}."
-        super().__init__(f"{where}{fact}.{advice}".replace("\n", " "))
+        advice = f" {mend[0].upper()}{mend[1:]}." if mend else ""
+        super().__init__(" ".join(f"{where}{fact}.{advice}".splitlines()))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Rebuild from the parts, so that the error crosses process borders unchanged."""

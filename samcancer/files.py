@@ -23,6 +23,9 @@ from samcancer.errors import InputError
 _READ_BLOCK_BYTES = 1 << 20
 """Block size for hashing a file."""
 
+_KEPT_NAME = 40
+"""Characters of a file's name kept in its temporary name, so that a long name stays legal."""
+
 TEMPORARY_PREFIX = ".tmp-"
 """Start of the name of every unfinished file; such files are never read as results."""
 
@@ -59,7 +62,7 @@ def atomic_path(
 
 def temporary_path_for(path: Path) -> Path:
     """Return a fresh unfinished-file name beside ``path`` that keeps its suffixes."""
-    return path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}")
+    return path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name[-_KEPT_NAME:]}")
 
 
 def remove_stale_temporaries(folder: Path) -> int:
