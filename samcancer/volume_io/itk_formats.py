@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import math
+import re
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,17 @@ from samcancer.volume_io.volume import RawVolume, ReadOptions
 
 _RE_COPY = "re-copy the file"
 
+_RE_SAVE = "save it again"
+
+_SIZE = re.compile("[1-9][0-9]{0,8}")
+"""A number of voxels or channels."""
+
+_DEFLATE_MAX_RATIO = 1032
+"""Most bytes that one packed byte can stand for."""
+
+_ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
+"""zlib's code for telling the two by their first bytes."""
+
 _MAX_HEADER_BYTES = 1 << 20
 
 _META_BYTES = {
@@ -27,12 +39,29 @@ _META_BYTES = {
     "MET_DOUBLE": 8,
 }  # fmt: skip
 
-_NRRD_BYTES = {
-    "signed char": 1, "int8": 1, "uchar": 1, "unsigned char": 1, "uint8": 1, "short": 2,
-    "int16": 2, "ushort": 2, "unsigned short": 2, "uint16": 2, "int": 4, "int32": 4, "uint": 4,
-    "unsigned int": 4, "uint32": 4, "longlong": 8, "long long": 8, "int64": 8, "ulonglong": 8,
-    "unsigned long long": 8, "uint64": 8, "float": 4, "double": 8,
-}  # fmt: skip
+_NRRD_NAMES = {
+    1: "signed char, int8, int8_t, uchar, unsigned char, uint8, uint8_t",
+    2: "short, short int, signed short, signed short int, int16, int16_t, ushort, unsigned short, "
+    "unsigned short int, uint16, uint16_t",
+    4: "int, signed int, int32, int32_t, uint, unsigned int, uint32, uint32_t, float",
+    8: "longlong, long long, long long int, signed long long, signed long long int, int64, "
+    "int64_t, ulonglong, unsigned long long, unsigned long long int, uint64, uint64_t, double",
+}
+"""Bytes per voxel -> every name that the NRRD format gives to such types."""
+
+_NRRD_BYTES = {name: width for width, names in _NRRD_NAMES.items() for name in names.split(", ")}
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What a header says about the bytes behind it."""
+
+    sizes: str
+    kind: str
+    width: int
+    """Bytes per voxel; 0 for an unknown type."""
+    packed: bool
+    has_spacing: bool
 
 
 def read_itk(path: Path, options: ReadOptions) -> RawVolume:
@@ -46,8 +75,9 @@ def read_itk(path: Path, options: ReadOptions) -> RawVolume:
     try:
         image: Any = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"cannot be read ({reason})", path=path, mend=_RE_COPY) from None
+        raise InputError(
+            f"cannot be read ({_last_line(error)})", path=path, mend=_RE_COPY
+        ) from None
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
             f"has {image.GetNumberOfComponentsPerPixel()} values per voxel",
@@ -81,43 +111,48 @@ def write_itk(path: Path, values: NDArray[Any], geometry: Geometry) -> None:
     try:
         sitk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise OSError(f"writing {path.name} failed ({reason})") from None
+        raise OSError(f"writing {path.name} failed ({_last_line(error)})") from None
+
+
+def _last_line(error: RuntimeError) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[-1]
 
 
 def _require_complete(path: Path) -> None:
     """Compare the data's length with the header, through the checksum where it is compressed."""
     head, data = _split(path)
-    if path.name.lower().endswith(".mha"):
-        fields = _fields(head, "=")
-        sizes, kind = fields.get("DimSize", ""), fields.get("ElementType", "")
-        width = _META_BYTES.get(kind, 0) * int(fields.get("ElementNumberOfChannels", "1") or 1)
-        packed = fields.get("CompressedData", "False").lower() == "true"
+    layout = _meta_layout(head, path) if _is_meta(path) else _nrrd_layout(head, path)
+    parts = layout.sizes.split()
+    if not layout.width or not parts or not all(_SIZE.fullmatch(part) for part in parts):
+        raise InputError(
+            f"its header says type {layout.kind!r} and size {layout.sizes!r}",
+            path=path,
+            mend=_RE_COPY,
+        )
+    if not layout.has_spacing:
+        raise InputError("its header gives no voxel spacing", path=path, mend="save it with one")
+    expected = math.prod(int(part) for part in parts) * layout.width
+    if layout.packed and expected <= _DEFLATE_MAX_RATIO * len(data):
+        found = _unpacked_length(data, expected, path)
     else:
-        fields = _fields(head, ":")
-        sizes, kind = fields.get("sizes", ""), fields.get("type", "")
-        width = _NRRD_BYTES.get(kind, 0)
-        packed = fields.get("encoding", "") in ("gzip", "gz")
-        if not packed and fields.get("encoding") != "raw":
-            raise InputError(
-                f"its encoding is {fields.get('encoding')!r}", path=path, mend="save it as gzip"
-            )
-    if not width or not all(part.isdigit() for part in sizes.split()):
-        raise InputError(
-            f"its header says type {kind!r} and size {sizes!r}", path=path, mend=_RE_COPY
-        )
-    expected = math.prod(int(part) for part in sizes.split()) * width
-    found = _unpacked_length(data, expected, path) if packed else len(data)
+        found = len(data)
     if found != expected:
+        kind = "packed" if layout.packed and found == len(data) else "voxel"
         raise InputError(
-            f"holds {found} voxel bytes where its header says {expected}", path=path, mend=_RE_COPY
+            f"holds {found} {kind} bytes where its header says {expected}",
+            path=path,
+            mend=_RE_COPY,
         )
+
+
+def _is_meta(path: Path) -> bool:
+    return path.name.lower().endswith(".mha")
 
 
 def _split(path: Path) -> tuple[str, bytes]:
     """Return the header's text and the bytes behind it."""
     content = path.read_bytes()
-    if path.name.lower().endswith(".mha"):
+    if _is_meta(path):
         key = content.find(b"ElementDataFile", 0, _MAX_HEADER_BYTES)
         end = content.find(b"\n", key) + 1 if key >= 0 else 0
         if end and content[key:end].split(b"=")[-1].strip() != b"LOCAL":
@@ -130,21 +165,51 @@ def _split(path: Path) -> tuple[str, bytes]:
     return content[:end].decode("latin-1"), content[end:]
 
 
+def _meta_layout(head: str, path: Path) -> _Layout:
+    fields = _fields(head, "=")
+    if fields.get("HeaderSize", "0") not in ("0", "-1"):
+        raise InputError(f"its HeaderSize is {fields['HeaderSize']!r}", path=path, mend=_RE_SAVE)
+    channels = fields.get("ElementNumberOfChannels", "1")
+    kind = fields.get("ElementType", "")
+    return _Layout(
+        sizes=fields.get("DimSize", ""),
+        kind=kind,
+        width=_META_BYTES.get(kind, 0) * (int(channels) if _SIZE.fullmatch(channels) else 0),
+        packed=fields.get("CompressedData", "False").lower() == "true",
+        has_spacing="ElementSpacing" in fields or "ElementSize" in fields,
+    )
+
+
+def _nrrd_layout(head: str, path: Path) -> _Layout:
+    fields = _fields(head, ":")
+    if "data file" in fields or "datafile" in fields:
+        raise InputError("keeps its voxels in another file", path=path, mend="save it as one .nrrd")
+    encoding = fields.get("encoding", "")
+    if encoding not in ("gzip", "gz", "raw"):
+        raise InputError(f"its encoding is {encoding!r}", path=path, mend="save it as gzip")
+    kind = fields.get("type", "")
+    return _Layout(
+        sizes=fields.get("sizes", ""),
+        kind=kind,
+        width=_NRRD_BYTES.get(kind, 0),
+        packed=encoding != "raw",
+        has_spacing="space directions" in fields or "spacings" in fields,
+    )
+
+
 def _fields(head: str, separator: str) -> dict[str, str]:
     pairs = (line.split(separator, 1) for line in head.splitlines() if separator in line)
     return {key.strip(): value.strip() for key, value in pairs}
 
 
 def _unpacked_length(data: bytes, expected: int, path: Path) -> int:
-    """Length of the unpacked stream, never holding more than twice what the header says."""
+    """Length of the unpacked stream, never unpacking much more than the header says."""
+    stream = zlib.decompressobj(_ZLIB_OR_GZIP)
     try:
-        if data[:2] == b"\x1f\x8b":
-            return len(gzip.decompress(data))
-        stream = zlib.decompressobj()
         length = len(stream.decompress(data, expected + 1))
         if not stream.eof and length <= expected:
             length += len(stream.flush())
-    except (zlib.error, EOFError, gzip.BadGzipFile) as error:
+    except zlib.error as error:
         raise InputError(
             f"the compressed data is damaged or cut short ({error})", path=path, mend=_RE_COPY
         ) from None

@@ -21,6 +21,9 @@ _INT16 = np.iinfo(np.int16)
 _WATER_STORED_HU = (900, 1200)
 """Where soft tissue lies in a scan stored with an offset of 1024 instead of in HU."""
 
+_LISTED = 5
+"""Values quoted in a message before it says how many more there are."""
+
 _WATER_STORED_SHARE = 0.05
 """Share of voxels in that range from which a scan without negative values is taken as not HU."""
 
@@ -63,19 +66,20 @@ def read_labels(path: Path, options: ReadOptions = _DEFAULT_OPTIONS) -> LabelVol
     raw = read_volume(path, options)
     values = raw.values
     if values.dtype.kind == "f":
-        rounded = np.rint(values)
-        wrong = ~(values == rounded)
+        wrong = ~(np.isfinite(values) & (values == np.rint(values)))
         if wrong.any():
             raise InputError(
-                f"{int(wrong.sum())} voxels are not whole numbers, such as {values[wrong][0]:g}",
+                f"{int(wrong.sum())} voxels are not whole numbers: {_counted(values[wrong])}",
                 path=path,
                 mend="save the label map without interpolation",
             )
-        values = rounded
-    lowest, highest = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    lowest, highest = int(values.min()), int(values.max())
     if lowest < 0 or highest > np.iinfo(np.uint16).max:
+        wrong = (values < 0) | (values > np.iinfo(np.uint16).max)
         raise InputError(
-            f"its labels run from {lowest} to {highest}", path=path, mend="use labels from 0 to 255"
+            f"{int(wrong.sum())} voxels are no labels: {_counted(values[wrong])}",
+            path=path,
+            mend="use labels from 0 to 255",
         )
     return LabelVolume(values.astype(np.uint8 if highest < 256 else np.uint16), raw.geometry, path)
 
@@ -98,16 +102,17 @@ def hu_from(raw: RawVolume, path: Path, options: ReadOptions) -> NDArray[np.int1
         values = np.rint(_fill_missing(values, path, options.nan_fill))
     if values.dtype.kind not in "fiu":
         raise InputError(f"its voxels are of type {values.dtype}", path=path)
-    beyond = (values < _INT16.min) | (values > _INT16.max)
-    if values.dtype != np.int16 and beyond.any():
+    if values.min() < _INT16.min or values.max() > _INT16.max:
+        beyond = (values < _INT16.min) | (values > _INT16.max)
         raise InputError(
             f"{int(beyond.sum())} voxels lie outside the int16 range, for example "
             f"{values[beyond][0]:g}",
             path=path,
             mend="check the rescale slope and intercept",
         )
-    _require_hu(values, path)
-    return np.ascontiguousarray(values.astype(np.int16, copy=False))
+    hu = np.ascontiguousarray(values.astype(np.int16, copy=False))
+    _require_hu(hu, path)
+    return hu
 
 
 def _reader_of(path: Path) -> Callable[[Path, ReadOptions], RawVolume]:
@@ -132,8 +137,15 @@ def _fill_missing(values: NDArray[Any], path: Path, nan_fill: float | None) -> N
     return np.where(missing, nan_fill, values)
 
 
-def _require_hu(values: NDArray[Any], path: Path) -> None:
-    if values.size == 0 or values.min() < 0:
+def _counted(values: NDArray[Any]) -> str:
+    """The first distinct values and how often each occurs."""
+    found, counts = np.unique(values, return_counts=True)
+    listed = ", ".join(f"{v:g} ({n} x)" for v, n in zip(found[:_LISTED], counts, strict=False))
+    return listed + (f" and {len(found) - _LISTED} more" if len(found) > _LISTED else "")
+
+
+def _require_hu(values: NDArray[np.int16], path: Path) -> None:
+    if values.min() < 0:
         return
     lower, upper = _WATER_STORED_HU
     share = float(((values >= lower) & (values <= upper)).mean())

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from samcancer.errors import InputError
 from samcancer.geometry import Geometry
 
 FileFormat = Literal["nifti", "metaimage", "nrrd", "dicom"]
@@ -29,6 +30,14 @@ class ReadOptions:
     """Value in HU for NaN and infinite voxels; None refuses them."""
     nearest_rotation: bool = False
     """Read a sheared grid as the nearest unsheared one; masks keep the file's own affine."""
+
+    def __post_init__(self) -> None:
+        """Refuse a fill value that is no HU."""
+        limits = np.iinfo(np.int16)
+        if self.nan_fill is not None and not limits.min <= self.nan_fill <= limits.max:
+            raise InputError(
+                f"--nan-fill must be from {limits.min} to {limits.max} HU, got {self.nan_fill!r}"
+            )
 
 
 @dataclass(frozen=True)
