@@ -93,7 +93,7 @@ def _tables(scores: Mapping[str, Scores], titles: Mapping[str, str]) -> tuple[Ta
 
 
 def _training_figures(logs: list[RunLog]) -> tuple[Figure, ...]:
-    folds = [log for log in logs if log.name.split(": ")[-1].startswith(_FOLD_PREFIX)]
+    folds = [log for log in logs if log.folder_name.startswith(_FOLD_PREFIX)]
     others = [log for log in logs if log not in folds]
     figures: list[Figure] = []
     for group, members in (("Cross-validation", folds), ("Final training", others)):

@@ -21,6 +21,7 @@ from samcancer.report.overlay import (
     Mask,
     SlicePicture,
     body_box,
+    focus_box,
     image_symbol,
     panel,
 )
@@ -164,15 +165,19 @@ def _unmatched(
 
 def _picture(case: CaseVolumes, chosen: ChosenSlice, classes: Sequence[ClassSpec]) -> SlicePicture:
     column_mm, row_mm, _ = case.geometry.spacing_mm
+    spacing_mm = (row_mm, column_mm)
     spec = ClassSpec(name="any", title="any", kind="lesion")
     if chosen.label is not None:
         spec = classes[chosen.label - 1]
+    marked = case.reference[chosen.z] > 0
+    for labels in case.predictions.values():
+        marked = marked | (labels[chosen.z] > 0)
     return SlicePicture(
         hu=case.hu[chosen.z],
         row_spacing_mm=row_mm,
         column_spacing_mm=column_mm,
         window_hu=spec.window_hu,
-        crop=body_box(case.hu[chosen.z], (row_mm, column_mm)),
+        crop=focus_box(marked, body_box(case.hu[chosen.z], spacing_mm), spacing_mm),
     )
 
 

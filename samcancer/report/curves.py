@@ -20,6 +20,8 @@ class RunLog:
     """One training run."""
 
     name: str
+    folder_name: str
+    """Such as ``fold_0`` or ``final``."""
     epochs: tuple[Mapping[str, Any], ...]
     """One mapping per epoch, in order; a run that was resumed holds each epoch once."""
 
@@ -35,11 +37,12 @@ def read_run_logs(name: str, folder: Path) -> list[RunLog]:
         InputError: When there is no log, or one is damaged.
     """
     if (folder / LOG_NAME).is_file():
-        return [RunLog(name, _read(folder / LOG_NAME))]
+        return [RunLog(name, folder.name, _read(folder / LOG_NAME))]
     paths = sorted(folder.glob(f"*/{LOG_NAME}"))
     if not paths:
         raise InputError(f"holds no {LOG_NAME}", path=folder, mend="name a folder of runs")
-    return [RunLog(f"{name}: {path.parent.name}", _read(path)) for path in paths]
+    runs = [(path.parent.name, path) for path in paths]
+    return [RunLog(f"{name}: {run}", run, _read(path)) for run, path in runs]
 
 
 def curve_figures(logs: list[RunLog], *, group: str) -> tuple[Figure, Figure]:

@@ -29,6 +29,9 @@ PREDICTION_RGB = (255, 170, 0)
 BODY_HU = -400.0
 """Voxels above this count as patient when a picture is cropped."""
 _CROP_MARGIN_MM = 12.0
+_FOCUS_MARGIN_MM = 40.0
+"""Surroundings shown on every side of what is marked."""
+_LEAST_FOCUS_MM = 150.0
 _SCALE_BAR_MM = 50
 _WEBP_QUALITY = 78
 _LABEL_SHARE = 0.036
@@ -90,6 +93,29 @@ def body_box(hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float]) -> Crop
         margin = round(_CROP_MARGIN_MM / spacing)
         ends += [max(int(inside[0]) - margin, 0), int(inside[-1]) + 1 + margin]
     return CropBox(ends[0], min(ends[1], hu.shape[0]), ends[2], min(ends[3], hu.shape[1]))
+
+
+def focus_box(marked: Mask, body: CropBox, spacing_mm: tuple[float, float]) -> CropBox:
+    """Return the part of the body around what is marked; the whole body when nothing is.
+
+    Args:
+        marked: (rows, columns) voxels that have to be seen.
+        body: From :func:`body_box`; the result stays inside where it can.
+        spacing_mm: Between rows and between columns.
+    """
+    if not marked.any():
+        return body
+    limits = ((body.top, body.bottom), (body.left, body.right))
+    ends = []
+    for axis, (low, high) in enumerate(limits):
+        inside = np.flatnonzero(marked.any(axis=1 - axis))
+        centre = (inside[0] + inside[-1] + 1) / 2
+        extent_mm = (inside[-1] + 1 - inside[0]) * spacing_mm[axis] + 2 * _FOCUS_MARGIN_MM
+        half = max(extent_mm, _LEAST_FOCUS_MM) / 2 / spacing_mm[axis]
+        start = min(max(round(centre - half), low), int(inside[0]))
+        stop = max(min(round(centre + half), high), int(inside[-1]) + 1)
+        ends += [start, stop]
+    return CropBox(*ends)
 
 
 def grey(picture: SlicePicture) -> npt.NDArray[np.uint8]:

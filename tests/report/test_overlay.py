@@ -13,6 +13,7 @@ from samcancer.report.overlay import (
     CropBox,
     SlicePicture,
     body_box,
+    focus_box,
     grey,
     write_picture,
 )
@@ -41,6 +42,33 @@ def test_a_slice_of_air_is_not_cropped() -> None:
 
 def test_a_body_that_fills_the_slice_is_cut_at_its_border() -> None:
     assert body_box(np.zeros((8, 9), dtype=np.int16), (1.0, 1.0)) == CropBox(0, 8, 0, 9)
+
+
+def test_a_small_region_is_shown_with_its_surroundings() -> None:
+    """150 mm at least: 75 rows of 2 mm and 150 columns of 1 mm about the middle of the region."""
+    marked = np.zeros((300, 400), dtype=bool)
+    marked[100:102, 200:204] = True
+    body = CropBox(0, 300, 0, 400)
+    assert focus_box(marked, body, (2.0, 1.0)) == CropBox(64, 138, 127, 277)
+
+
+def test_a_wide_region_keeps_its_margin_inside_the_body() -> None:
+    marked = np.zeros((300, 400), dtype=bool)
+    marked[10:200, 20:390] = True
+    box = focus_box(marked, CropBox(5, 250, 10, 395), (1.0, 1.0))
+    assert box == CropBox(5, 240, 10, 395)
+
+
+def test_what_is_marked_outside_the_body_is_still_shown() -> None:
+    marked = np.zeros((300, 400), dtype=bool)
+    marked[0, 399] = True
+    box = focus_box(marked, CropBox(50, 250, 50, 350), (1.0, 1.0))
+    assert (box.top, box.right) == (0, 400)
+
+
+def test_nothing_marked_shows_the_whole_body() -> None:
+    body = CropBox(5, 250, 10, 395)
+    assert focus_box(np.zeros((300, 400), dtype=bool), body, (1.0, 1.0)) == body
 
 
 def test_a_png_shows_both_outlines_in_the_right_proportion(tmp_path: Path) -> None:
