@@ -1,8 +1,9 @@
 """A plain 2D U-Net of MONAI behind the interface of the SAMCancer network, to be compared with it.
 
 It sees the target slice only: of a chunk (B, T+4, S, S) each of the T centre slices is one image.
-Presence logits are the largest mask logit of the slice, so that gating at 0.5 changes nothing and a
-calibrated threshold helps this network as it helps ours. Source: MONAI's ``UNet`` with two residual
+Presence logits are the largest mask logit of the slice, without a gradient: gating at 0.5 changes
+nothing, a calibrated threshold helps this network as it helps ours, and it is trained by Dice and
+cross-entropy alone. Source: MONAI's ``UNet`` with two residual
 units per level and strides of 2, as in its tutorials.
 """
 
@@ -66,7 +67,7 @@ class BaselineUNet(nn.Module):
         batch, targets, size, _ = slices.shape
         logits = self.net(slices.reshape(batch * targets, 1, size, size))
         logits = logits.reshape(batch, targets, len(self.class_names), size, size)
-        return NetOutput(logits, logits.amax(dim=(-2, -1)))
+        return NetOutput(logits, logits.detach().amax(dim=(-2, -1)))
 
 
 def channels_for(parameters: int, *, class_count: int) -> tuple[int, ...]:

@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
             task = Task(model, fold, config, args.output, args.device, builders[model])
             _train(task, store)
             _predict(task, store, scans)
-    summary = summarise(args.output / "masks", references.parent, models=MODELS)
+    summary = summarise(args.output / "masks", args.data / "labels", models=MODELS)
     summary |= {
         "command": shlex.join(["python", "benchmarks/sarcoma.py", *(argv_of(args))]),
         "seconds_per_fold": args.seconds_per_fold,
