@@ -45,9 +45,9 @@ def resolve_dataset(
     """
     if dataset is not None:
         return taxonomy.dataset(dataset), taxonomy
-    folder_name = _FOLDER_NUMBER.sub("", folder.resolve().name)
+    folder_name = folder.resolve().name
     names = [str(description["name"])] if description.get("name") else []
-    names.append(folder_name)
+    names += [_FOLDER_NUMBER.sub("", folder_name), folder_name]
     labels = _label_names(description, folder)
     for name in names:
         spec = taxonomy.find_dataset(name)

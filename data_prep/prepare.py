@@ -11,6 +11,7 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -116,7 +117,7 @@ def prepare(options: PrepareOptions, *, show_progress: bool = True) -> Summary:
         (options.output / CASES_NAME).mkdir(exist_ok=True)
         remove_stale_temporaries(options.output / CASES_NAME)
         store = _start_store(options, sources, taxonomy)
-        known = {info.case_id: info for info in read_index(options.output, drop_torn_end=True)}
+        known = {info.case_id: info for info in read_index(options.output, drop_damaged=True)}
         write_index(options.output, known.values())
         _require_same_meaning(options.output, taxonomy, known)
         jobs = [_job(options, store, source, known.get(source.case_id)) for source in sources]
@@ -127,6 +128,8 @@ def prepare(options: PrepareOptions, *, show_progress: bool = True) -> Summary:
             if result.info is not None and not result.kept:
                 append_to_index(options.output, result.info)
                 known[result.case_id] = result.info
+            if result.lost:
+                known.pop(result.case_id)
         write_index(options.output, known.values())
         summary = _summarise(options.output, store, sources, known, results)
         lines = [json.dumps(dataclasses.asdict(r), ensure_ascii=False) for r in summary.refused]
@@ -182,8 +185,9 @@ def _require_same_meaning(store: Path, taxonomy: Taxonomy, known: dict[str, Case
     if path.exists() and known:
         before = taxonomy_from_yaml(path)
         for name in sorted({info.dataset for info in known.values()}):
-            now = taxonomy.datasets.setdefault(name, before.datasets[name])
-            if now != before.datasets[name]:
+            then = before.dataset(name)
+            now = taxonomy.datasets.setdefault(name, then)
+            if (now.labels, now.annotates) != (then.labels, then.annotates):
                 raise InputError(
                     f"its cases of {name} were read with another table of labels",
                     path=store,
@@ -215,7 +219,7 @@ def _run(jobs: Sequence[CaseJob], workers: int) -> Iterator[CaseResult]:
     pool = ProcessPoolExecutor(
         min(workers, len(jobs)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_end_with_parent,
+        initializer=_start_worker,
     )
     try:
         for future in as_completed([pool.submit(convert_case, job) for job in jobs]):
@@ -229,8 +233,9 @@ def _run(jobs: Sequence[CaseJob], workers: int) -> Iterator[CaseResult]:
         pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Make a worker whose parent was killed end at once, instead of waiting for work forever."""
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end when the parent was killed instead of waiting forever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:
         return

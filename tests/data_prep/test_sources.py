@@ -49,6 +49,12 @@ def test_an_msd_folder_is_read_by_its_own_names_and_label_order(tmp_path: Path) 
     assert "Something" in taxonomy.datasets
 
 
+@pytest.mark.parametrize("name", ["Task06_Lung", "MSD_Lung", "Dataset006_MSD_Lung"])
+def test_a_known_data_set_is_found_by_its_folder(tmp_path: Path, name: str) -> None:
+    folder = write_nnunet(tmp_path / name, 1, description={"labels": {"0": "background"}})
+    assert find_cases([folder], TAXONOMY)[0][0].dataset.name == "MSD_Lung"
+
+
 def test_a_case_without_a_label_annotates_nothing(tmp_path: Path) -> None:
     folder = write_nnunet(tmp_path / "Phantom_Liver", 1)
     add_case(folder, "unlabelled")
