@@ -3,8 +3,8 @@
 It sees the target slice only: of a chunk (B, T+4, S, S) each of the T centre slices is one image.
 Presence logits are the largest mask logit of the slice, without a gradient: gating at 0.5 changes
 nothing, a calibrated threshold helps this network as it helps ours, and it is trained by Dice and
-cross-entropy alone. Source: MONAI's ``UNet`` with two residual
-units per level and strides of 2, as in its tutorials.
+cross-entropy alone. Source: MONAI's ``UNet`` with two residual units per level and strides of 2, as
+in its tutorials.
 """
 
 from __future__ import annotations

@@ -45,33 +45,38 @@ def read_run_logs(name: str, folder: Path) -> list[RunLog]:
     return [RunLog(f"{name}: {run}", run, _read(path)) for run, path in runs]
 
 
-def curve_figures(logs: list[RunLog], *, group: str) -> tuple[Figure, Figure]:
-    """Return training loss and validation Dice per epoch, one line per run."""
+def curve_figures(logs: list[RunLog], *, group: str) -> list[Figure]:
+    """Return training loss and, where any run was validated, Dice per epoch, one line per run."""
     names = [log.name for log in logs]
     losses = [Series(log.name, _points(log, "loss")) for log in logs]
     dices = [Series(log.name, _validation_points(log)) for log in logs]
     title = f"{group}: " if group else ""
-    return (
+    figures = [
         Figure(
             title=f"{title}training loss",
             chart_svg=line_chart(
                 losses, title=f"{title}training loss", x_label="epoch", y_label="mean loss"
             ),
             legend_html=legend(names),
-        ),
-        Figure(
+        )
+    ]
+    if any(series.points for series in dices):
+        chart = line_chart(
+            dices,
             title=f"{title}validation Dice",
-            chart_svg=line_chart(
-                dices,
+            x_label="epoch",
+            y_label="volume Dice, mean over classes",
+            y_range=(0.0, 1.0),
+        )
+        figures.append(
+            Figure(
                 title=f"{title}validation Dice",
-                x_label="epoch",
-                y_label="volume Dice, mean over classes",
-                y_range=(0.0, 1.0),
-            ),
-            legend_html=legend(names),
-            caption="Whole held-out volumes, empty slices included.",
-        ),
-    )
+                chart_svg=chart,
+                legend_html=legend(names),
+                caption="Whole held-out volumes, empty slices included.",
+            )
+        )
+    return figures
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], ...]:

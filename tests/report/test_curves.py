@@ -58,3 +58,10 @@ def test_loss_and_validation_are_drawn_for_each_run(tmp_path: Path) -> None:
     logs = read_run_logs("b", write_log(tmp_path / "final", [1, 2]))
     loss, dice = curve_figures(logs, group="Final training")
     assert loss.chart_svg.count("<circle") == dice.chart_svg.count("<circle") == 2
+
+
+def test_runs_that_were_never_validated_have_no_chart_of_it(tmp_path: Path) -> None:
+    folder = write_log(tmp_path / "final", [1, 2])
+    text = (folder / "log.jsonl").read_text().replace('{"score": 0.5}', "null")
+    (folder / "log.jsonl").write_text(text)
+    assert len(curve_figures(read_run_logs("b", folder), group="")) == 1
