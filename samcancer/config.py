@@ -130,7 +130,8 @@ class TrainConfig:
     """Epochs between whole-volume validations; the last epoch is always validated. None never
     validates: the last epoch is the best one, and presence thresholds are 0.5."""
     time_budget_s: float | None = None
-    """Wall-clock seconds of training after which the run ends; None means no limit."""
+    """Wall-clock seconds, from the first batch on and with everything but the last validation
+    counted, after which the run ends; None means no limit."""
     final_held_out_fold: int | None = 0
     """Fold kept out of the final training to select its best epoch; None trains on all patients
     and keeps the last epoch."""

@@ -85,6 +85,10 @@ class BatchLoader:
             self.waiting_s += time.perf_counter() - started
             yield cast(Sample, moved)
 
+    def close(self) -> None:
+        """End the workers; no batch can be had afterwards."""
+        del self._loader
+
     def case_names(self, batch: Sample) -> list[str]:
         """Return the cases of a batch, each once."""
         indices = sorted(set(batch["case_index"].tolist()))

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,10 +36,9 @@ from samcancer.training.checkpoint import BEST, LAST, CheckpointMeta, save_check
 from samcancer.training.devices import gathered, largest, on_rank_zero
 from samcancer.training.epoch_log import EpochLog, EpochMeter
 from samcancer.training.loader import BatchLoader, WorkerDiedError
-from samcancer.training.losses import LossParts, masked_loss, unpack_targets
 from samcancer.training.progress import RunProgress
 from samcancer.training.resume import RESUME_NAME, read_resume, write_resume
-from samcancer.training.schedule import learning_rate_factor, progress_of
+from samcancer.training.schedule import progress_of
 from samcancer.training.state import (
     RunPosition,
     capture,
@@ -50,12 +48,12 @@ from samcancer.training.state import (
     restore_random_state,
     run_identity,
 )
+from samcancer.training.step import Stepper
 from samcancer.training.stopping import StopRequest, stop_on_signal
 from samcancer.training.validate import (
     DEFAULT_THRESHOLD,
     ValidationResult,
-    count_case,
-    summarise,
+    validate,
 )
 
 _log = logging.getLogger(__name__)
@@ -153,12 +151,9 @@ class _Run:
             require_same_run(state, self._identity, path=job.folder / RESUME_NAME)
             restore_model(model, state["model"], omit_frozen=self._omit_frozen)
         torch.manual_seed(self._config.seed + fabric.global_rank)
-        self._optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=self._config.learning_rate,
-            weight_decay=self._config.weight_decay,
+        self._stepper = Stepper(
+            model, self._config, class_count=len(job.meta.class_names), fabric=fabric
         )
-        self._wrapped, self._stepper = fabric.setup(model, self._optimizer)
         self._meter = EpochMeter(len(job.meta.class_names))
         self._time_up = False
         self._validates = bool(job.validation_cases) and self._config.validate_every is not None
@@ -169,7 +164,7 @@ class _Run:
             self._restore(state)
         self._schedule = self._make_schedule()
         self._loader = self._make_loader()
-        self._started = time.monotonic() - self.position.elapsed_s
+        self._clock_start: float | None = None
 
     def train(
         self, stop: StopRequest, progress: RunProgress, *, stop_after_epochs: int | None
@@ -192,6 +187,7 @@ class _Run:
                 if largest(self._fabric, [float(leave)])[0] and not self.position.finished:
                     return self.result("stopped")
         finally:
+            self._loader.close()
             if log is not None:
                 log.close()
         return self.result("finished")
@@ -209,11 +205,14 @@ class _Run:
 
     def _train_epoch(self, stop: StopRequest, progress: RunProgress) -> bool:
         """Take the remaining steps of the epoch; return False when asked to stop before its end."""
-        self._wrapped.train()
+        self._stepper.train_mode()
         batches = self._loader.batches(self.position.epoch, position=self.position.batch)
         while True:
             step_started, waited_before = time.monotonic(), self._loader.waiting_s
             batch, failure = self._fetch(batches, stop)
+            if self._clock_start is None:  # the loader has started
+                self._clock_start = time.monotonic() - self.position.elapsed_s
+                step_started, waited_before = time.monotonic(), self._loader.waiting_s
             failed, ended, elapsed_s = largest(
                 self._fabric, [float(failure is not None), float(batch is None), self._elapsed_s()]
             )
@@ -249,47 +248,17 @@ class _Run:
 
         Nothing has changed when it raises because the loss is not finite.
         """
-        rate = self._config.learning_rate * learning_rate_factor(
-            self._progress(elapsed_s),
-            warmup_fraction=self._config.warmup_fraction,
-            decay_power=self._config.decay_power,
-        )
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        targets = unpack_targets(batch, len(self._job.meta.class_names))
-        self._stepper.zero_grad()
-        try:
-            output = self._wrapped(batch["image"], targets.teacher_presence())
-            parts = masked_loss(output.mask_logits, output.presence_logits, targets, self._config)
-            self._fabric.backward(parts.total)
-            parts = LossParts(*(part.detach() for part in parts))
-        except torch.OutOfMemoryError:
-            raise InputError(
-                f"the GPU has too little memory for train.batch_size {self._config.batch_size}",
-                mend="lower train.batch_size or data.slices_per_sample",
-            ) from None
-        norm = self._fabric.clip_gradients(
-            self._wrapped,
-            self._stepper,
-            max_norm=self._config.gradient_clip,
-            error_if_nonfinite=False,
-        )
-        bad = not self._is_finite(parts, norm)
+        gradient = self._stepper.compute(batch)
+        bad = not gradient.finite
         someone_bad, stopping = largest(self._fabric, [float(bad), float(stop.requested)])
         if someone_bad:
             self._raise_not_finite(self._loader.case_names(batch) if bad else [])
-        self._stepper.step()
-        self._meter.add(parts, samples=len(batch["image"]) * batch["label_bits"].shape[1])
+        self._stepper.apply(self._progress(elapsed_s))
+        stacks = len(batch["image"]) * batch["label_bits"].shape[1]
+        self._meter.add(gradient.parts, samples=stacks)
         self.position.step += 1
         self.position.batch += 1
         return bool(stopping)
-
-    def _is_finite(self, parts: LossParts, norm: torch.Tensor | None) -> bool:
-        """Whether loss and gradient are finite; a scaler deals with the gradient by itself."""
-        finite = math.isfinite(float(parts.total))
-        if norm is None or self._scaler_state():
-            return finite
-        return finite and math.isfinite(float(norm))
 
     def _raise_not_finite(self, own_case_names: list[str]) -> NoReturn:
         names = gathered(self._fabric, own_case_names)
@@ -326,7 +295,7 @@ class _Run:
                 {
                     "epoch": position.epoch,
                     "step": position.step,
-                    "learning_rate": self._optimizer.param_groups[0]["lr"],
+                    "learning_rate": self._stepper.learning_rate,
                     **self._meter.to_line(self._job.meta.class_names),
                     "elapsed_s": self._elapsed_s(),
                     "validation_seconds": seconds,
@@ -344,22 +313,13 @@ class _Run:
 
     def _validate(self) -> ValidationResult:
         """Run over the held-out cases, shared out over the processes."""
-        job, config = self._job, self._job.meta.config
-        own = job.validation_cases[self._fabric.global_rank :: self._fabric.world_size]
-        counts = [
-            count_case(
-                self._model,
-                job.store,
-                case_id=case_id,
-                data=config.data,
-                device=self._fabric.device,
-                precision=config.train.precision,
-                batch=config.train.batch_size,
-            )
-            for case_id in own
-        ]
-        everything = [case for some in gathered(self._fabric, counts) for case in some]
-        result = summarise(everything, job.meta.class_names)
+        result = validate(
+            self._model,
+            self._job.store,
+            case_ids=self._job.validation_cases,
+            config=self._job.meta.config,
+            fabric=self._fabric,
+        )
         _log.info("epoch %d: validation score %.3f", self.position.epoch, result.score)
         return result
 
@@ -385,8 +345,8 @@ class _Run:
             state = capture(
                 self.position,
                 model=self._model,
-                optimizer=self._optimizer,
-                scaler=self._scaler_state(),
+                optimizer=self._stepper.optimizer,
+                scaler=self._stepper.scaler_state(),
                 meter=self._meter.state(),
                 random_states=random_states,
                 identity=self._identity,
@@ -398,14 +358,9 @@ class _Run:
     def _restore(self, state: dict[str, Any]) -> None:
         """Put back what :func:`capture` took, except the network, which is back already."""
         self.position = RunPosition(**state["position"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:
-            self._fabric.strategy.precision.load_state_dict(state["scaler"])
+        self._stepper.restore(state["optimizer"], state["scaler"])
         self._meter.load_state(state["meter"])
         restore_random_state(state["random_states"][self._fabric.global_rank], self._fabric.device)
-
-    def _scaler_state(self) -> dict[str, Any]:
-        return dict(self._fabric.strategy.precision.state_dict())
 
     def _make_schedule(self) -> EpochSchedule:
         return EpochSchedule(
@@ -441,8 +396,10 @@ class _Run:
         )
 
     def _elapsed_s(self) -> float:
-        """Seconds spent on the run, earlier calls included."""
-        return time.monotonic() - self._started
+        """Seconds since the first batch, those of earlier calls included."""
+        if self._clock_start is None:
+            return self.position.elapsed_s
+        return time.monotonic() - self._clock_start
 
     def _show(self, progress: RunProgress, elapsed_s: float) -> None:
         progress.update(

@@ -19,13 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import nn
 
-from samcancer.config import SLICE_CONTEXT, DataConfig
+from samcancer.config import SLICE_CONTEXT, Config, DataConfig
 from samcancer.data.case_store import CaseStore
 from samcancer.data.dataset import unpack_bits
 from samcancer.modeling.engine import predict_slices
+from samcancer.training.devices import gathered
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -124,6 +126,39 @@ class PaddedSlices:
         start, stop, _ = index.indices(self.shape[0])
         padded: NDArray[np.int16] = self._store.slices_hu(self._case_id, start, stop)
         return padded
+
+
+def validate(
+    model: nn.Module,
+    store: CaseStore,
+    *,
+    case_ids: Sequence[str],
+    config: Config,
+    fabric: Fabric,
+) -> ValidationResult:
+    """Run the network over held-out cases, shared out over the processes, and score it.
+
+    Args:
+        model: The network itself, not Fabric's wrapper of it.
+        store: With people's labels; pseudo labels are no reference.
+        case_ids: Cases, each with at least one annotated class.
+        config: Window, precision and, as slices per chunk, the batch size.
+        fabric: Launched.
+    """
+    counts = [
+        count_case(
+            model,
+            store,
+            case_id=case_id,
+            data=config.data,
+            device=fabric.device,
+            precision=config.train.precision,
+            batch=config.train.batch_size,
+        )
+        for case_id in case_ids[fabric.global_rank :: fabric.world_size]
+    ]
+    everything = [case for some in gathered(fabric, counts) for case in some]
+    return summarise(everything, store.class_names)
 
 
 def count_case(

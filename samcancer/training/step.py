@@ -1,0 +1,104 @@
+"""One optimisation step: forward, masked loss, backward, clipping, Adam ([SC] section 3)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from samcancer.config import TrainConfig
+from samcancer.data.dataset import Sample
+from samcancer.errors import InputError
+from samcancer.training.losses import LossParts, masked_loss, unpack_targets
+from samcancer.training.schedule import learning_rate_factor
+
+
+class Gradient(NamedTuple):
+    """What a batch says before the step is taken."""
+
+    parts: LossParts
+    """Of the loss, detached."""
+    finite: bool
+    """Whether loss and gradient are."""
+
+
+class Stepper:
+    """The network in training with its optimiser, on the devices of Fabric."""
+
+    def __init__(
+        self, model: nn.Module, config: TrainConfig, *, class_count: int, fabric: Fabric
+    ) -> None:
+        """Move the network to its device; only parameters that require a gradient are trained."""
+        self._config, self._class_count, self._fabric = config, class_count, fabric
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+        )
+        self._model, self._fabric_optimizer = fabric.setup(model, self.optimizer)
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the latest step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def train_mode(self) -> None:
+        """Switch layers such as dropout to training."""
+        self._model.train()
+
+    def compute(self, batch: Sample) -> Gradient:
+        """Compute the clipped gradient of a batch; the network does not change yet.
+
+        Raises:
+            InputError: When the GPU's memory is full.
+        """
+        targets = unpack_targets(batch, self._class_count)
+        self._fabric_optimizer.zero_grad()
+        try:
+            output = self._model(batch["image"], targets.teacher_presence())
+            parts = masked_loss(output.mask_logits, output.presence_logits, targets, self._config)
+            self._fabric.backward(parts.total)
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"the GPU has too little memory for train.batch_size {self._config.batch_size}",
+                mend="lower train.batch_size or data.slices_per_sample",
+            ) from None
+        parts = LossParts(*(part.detach() for part in parts))
+        norm = self._fabric.clip_gradients(
+            self._model,
+            self._fabric_optimizer,
+            max_norm=self._config.gradient_clip,
+            error_if_nonfinite=False,
+        )
+        return Gradient(parts, self._is_finite(parts, norm))
+
+    def apply(self, progress: float) -> None:
+        """Take the step with the learning rate that belongs to the progress of the run."""
+        rate = self._config.learning_rate * learning_rate_factor(
+            progress,
+            warmup_fraction=self._config.warmup_fraction,
+            decay_power=self._config.decay_power,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._fabric_optimizer.step()
+
+    def scaler_state(self) -> dict[str, Any]:
+        """Return the state of the gradient scaler of 16-bit precision; empty without one."""
+        return dict(self._fabric.strategy.precision.state_dict())
+
+    def restore(self, optimizer: dict[str, Any], scaler: dict[str, Any]) -> None:
+        """Go on with the states of an optimiser and a scaler."""
+        self.optimizer.load_state_dict(optimizer)
+        if scaler:
+            self._fabric.strategy.precision.load_state_dict(scaler)
+
+    def _is_finite(self, parts: LossParts, norm: Tensor | None) -> bool:
+        """Judge the gradient only without a scaler, which deals with it by itself."""
+        finite = math.isfinite(float(parts.total))
+        if norm is None or self.scaler_state():
+            return finite
+        return finite and math.isfinite(float(norm))
