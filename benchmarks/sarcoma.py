@@ -23,12 +23,12 @@ from pathlib import Path
 import torch
 from baseline_unet import BaselineUNet, channels_for
 from results_page import RESULTS, fill_section
-from samcancer.data.folds import load_or_create_folds
 from sarcoma_results import summarise, write_results
 from torch import nn
 
 from samcancer.commands import run_verb
 from samcancer.config import Config, ModelConfig, load_config
+from samcancer.data.folds import load_or_create_folds
 from samcancer.errors import InputError
 from samcancer.inference.batch import segment_scans
 from samcancer.inference.models import Ensemble

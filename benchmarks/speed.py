@@ -61,12 +61,13 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     raw = args.input or _phantoms(folder, args.cases)
     size = load_config(args.config).model.image_size
     _import_everything()
-    command = f"python benchmarks/speed.py --config {args.config} --device {args.device}"
+    config = os.path.relpath(args.config, ROOT)
+    command = f"python benchmarks/speed.py --config {config} --device {args.device}"
     if args.input is None:
         command += f" --cases {args.cases}"
     return {
         "command": command,
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{_processor()}, {os.cpu_count()} cores",
         "device": args.device,
         "image_size": size,
         "preparation": _prepare(raw, folder / "store", size=size),
@@ -88,6 +89,16 @@ def to_markdown(figures: dict[str, Any]) -> str:
     ]
     head = f"`{figures['command']}` on {figures['machine']} ({figures['device']})."
     return f"{head}\n\n{markdown_table(['figure', 'value'], rows)}"
+
+
+def _processor() -> str:
+    """Return the processor's name where the system tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line]
+    return next(iter(names), platform.machine())
 
 
 def _phantoms(folder: Path, cases: int) -> Path:
