@@ -61,6 +61,8 @@ class CaseResult:
     kept: bool = False
     """Whether it had been finished before."""
     error: InputError | None = None
+    lost: bool = False
+    """Whether its finished file is gone or damaged and could not be made again."""
     warnings: tuple[str, ...] = ()
     input_bytes: int = 0
     """Size of the raw files read."""
@@ -74,10 +76,10 @@ def convert_case(job: CaseJob) -> CaseResult:
     """Prepare one case, or keep it when it is finished; an error is part of the result."""
     started, cpu_started = time.perf_counter(), time.process_time()
     case_id = job.source.case_id
+    damage = None if job.known is None else _damage(job.store, job.known)
     try:
         warnings: tuple[str, ...] = ()
         if job.known is not None:
-            damage = _damage(job.store, job.known)
             if damage is None:
                 _require_same_source(job, job.known)
                 if job.verify:
@@ -93,11 +95,12 @@ def convert_case(job: CaseJob) -> CaseResult:
             label_bits=content.label_bits,
         )
     except InputError as error:
-        return CaseResult(case_id=case_id, info=None, error=error)
+        return CaseResult(case_id=case_id, info=None, error=error, lost=damage is not None)
     except Exception as error:  # one broken case must not end the other cases
         _log.debug("case %s", case_id, exc_info=True)
         fact = f"unexpected {type(error).__name__} ({error})"
-        return CaseResult(case_id=case_id, info=None, error=InputError(fact, path=job.source.image))
+        failure = InputError(fact, path=job.source.image)
+        return CaseResult(case_id=case_id, info=None, error=failure, lost=damage is not None)
     return CaseResult(
         case_id=case_id,
         info=info,
@@ -182,7 +185,10 @@ def require_known_values(
         InputError: Listing values that the data set's table lacks, or whose classes the case is
             said not to annotate.
     """
-    counts = np.bincount(label.values.ravel())
+    # Slice by slice, because bincount copies what it counts to 64 bits.
+    counts = np.zeros(int(label.values.max(initial=0)) + 1, np.int64)
+    for image in label.values:
+        counts += np.bincount(image.ravel(), minlength=len(counts))
     found = {int(v): int(counts[v]) for v in np.flatnonzero(counts) if v != 0}
     unknown = {v: n for v, n in found.items() if v not in dataset.labels}
     if unknown:
