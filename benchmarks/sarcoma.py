@@ -4,7 +4,8 @@ Both have about the same number of trained parameters, and the same folds, store
 wall-clock budget per fold; the held-out patients select nothing (last epoch, presence threshold
 0.5). Masks are made and scored on the scans' own grid by the code behind ``samcancer infer-volume``
 and ``samcancer evaluate``. A fold that is finished is not trained again, so the benchmark can run
-in pieces: ``python benchmarks/sarcoma.py --models ours --folds 0,1``.
+in pieces: ``python benchmarks/sarcoma.py --models ours --folds 0,1``. On a CPU the models run side
+by side, each with half of the cores to itself, so that both meet the same load of the machine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import csv
 import dataclasses
 import logging
+import multiprocessing
 import os
 import shlex
 import sys
@@ -91,11 +93,10 @@ def run(args: argparse.Namespace) -> int:
     scans, references = _find_data(args.data)
     store = _prepare(args, scans, references, size=config.model.image_size)
     builders = {"ours": None, "unet": _unet_builder(config)}
-    for fold in args.folds:
-        for model in args.models:
-            task = Task(model, fold, config, args.output, args.device, builders[model])
-            _train(task, store)
-            _predict(task, store, scans)
+    if args.device == "cpu" and len(args.models) > 1:
+        _work_side_by_side(args, config, store, scans)
+    else:
+        _work(args.models, args, config, store, scans)
     summary = summarise(args.output / "masks", args.data / "labels", models=MODELS)
     summary |= {
         "command": shlex.join(["python", "benchmarks/sarcoma.py", *(argv_of(args))]),
@@ -111,6 +112,59 @@ def run(args: argparse.Namespace) -> int:
     if args.docs == RESULTS.parent and summary["complete"]:
         fill_section(RESULTS, "sarcoma", markdown)
     return 0
+
+
+def _work(
+    models: Sequence[str],
+    args: argparse.Namespace,
+    config: Config,
+    store: Path,
+    scans: dict[str, Path],
+) -> None:
+    """Train every fold of the models and segment its held-out patients."""
+    build = {"ours": None, "unet": _unet_builder(config)}
+    for fold in args.folds:
+        for model in models:
+            task = Task(model, fold, config, args.output, args.device, build[model])
+            _train(task, store)
+            _predict(task, store, scans)
+
+
+def _work_side_by_side(
+    args: argparse.Namespace, config: Config, store: Path, scans: dict[str, Path]
+) -> None:
+    """Run each model in a process of its own on its own share of the cores."""
+    cores = sorted(os.sched_getaffinity(0))
+    share = max(1, len(cores) // len(args.models))
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(
+            target=_work_on_cores,
+            args=(cores[i * share : (i + 1) * share] or cores, model, args, config, store, scans),
+        )
+        for i, model in enumerate(args.models)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    failed = [m for m, p in zip(args.models, processes, strict=True) if p.exitcode != 0]
+    if failed:
+        raise InputError(f"{', '.join(failed)} did not finish; its own line above says why")
+
+
+def _work_on_cores(
+    cores: list[int],
+    model: str,
+    args: argparse.Namespace,
+    config: Config,
+    store: Path,
+    scans: dict[str, Path],
+) -> None:
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(len(cores))
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {model}: %(message)s")
+    _work([model], args, config, store, scans)
 
 
 def argv_of(args: argparse.Namespace) -> list[str]:
@@ -248,7 +302,7 @@ def _predict(task: Task, store: Path, scans: dict[str, Path]) -> None:
 def _device_text(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} CPU cores of {os.cpu_count()}"
+    return f"{os.cpu_count()} CPU cores, shared out between the models"
 
 
 if __name__ == "__main__":
