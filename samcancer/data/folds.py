@@ -100,10 +100,10 @@ def load_or_create_folds(store: CaseStore, path: Path, *, count: int, seed: int)
 
 
 def split_patients(cases: Mapping[str, CaseInfo], *, count: int, seed: int) -> dict[str, int]:
-    """Deal patients to folds so that each data set, and the total, is spread evenly.
+    """Deal patients to folds so that data sets, cases with each class, and the total spread evenly.
 
     Large groups of scans are dealt first, each to the fold that has the fewest cases of its data
-    sets so far, then the fewest of all.
+    sets and classes so far, then the fewest of all.
 
     Raises:
         InputError: When there are fewer patients than folds.
@@ -114,11 +114,12 @@ def split_patients(cases: Mapping[str, CaseInfo], *, count: int, seed: int) -> d
             f"{count} folds need at least {count} patients, the store has {len(groups)}",
             mend="prepare more patients or set fewer folds",
         )
-    datasets: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    traits: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for info in cases.values():
-        datasets[info.patient_id][info.dataset] += 1
+        present = [f"{info.dataset}/{name}" for name, count in info.voxels.items() if count]
+        traits[info.patient_id].update([info.dataset, *present])
     shuffled = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
-    content = [sum((datasets[patient] for patient in members), Counter()) for members in shuffled]
+    content = [sum((traits[patient] for patient in members), Counter()) for members in shuffled]
     fold_of: dict[str, int] = {}
     dealt: list[Counter[str]] = [Counter() for _ in range(count)]
     for i in sorted(range(len(shuffled)), key=lambda i: -content[i].total()):

@@ -7,7 +7,9 @@ appended when the case's file is complete; at the end the index is written again
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,6 +28,14 @@ STORE_NAME = "store.json"
 INDEX_NAME = "index.jsonl"
 
 _MEND = "run prepare-slices again"
+
+_CHECK_DIGITS = 16
+"""Hexadecimal digits of a line's SHA-256 that the line itself carries."""
+
+_CHECK_START = '{"check": "'
+"""How a line with a check begins; lines of the first stores have none."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,12 +129,13 @@ def write_store_info(folder: Path, info: StoreInfo) -> None:
     write_json_atomic(folder / STORE_NAME, dataclasses.asdict(info))
 
 
-def read_index(folder: Path, *, drop_torn_end: bool = False) -> list[CaseInfo]:
+def read_index(folder: Path, *, drop_damaged: bool = False) -> list[CaseInfo]:
     """Read the index in file order; a store without one has no cases.
 
     Args:
         folder: The store.
-        drop_torn_end: Leave out a last line without line end, as a killed writer leaves it.
+        drop_damaged: Leave out lines that are changed, or cut short as by a killed writer, for
+            their cases to be prepared again.
 
     Raises:
         InputError: Naming the first bad line.
@@ -134,26 +145,47 @@ def read_index(folder: Path, *, drop_torn_end: bool = False) -> list[CaseInfo]:
         return []
     lines = path.read_bytes().split(b"\n")
     torn = lines.pop()
-    if torn and not drop_torn_end:
+    if torn and not drop_damaged:
         raise InputError("its last line is not complete", path=path, mend=_MEND)
     found = []
     for number, line in enumerate(lines, start=1):
         try:
-            found.append(CaseInfo.from_json(line.decode("utf-8")))
-        except (ValueError, TypeError, KeyError):
-            raise InputError(f"line {number} is not a case", path=path, mend=_MEND) from None
+            found.append(_parse_line(line.decode("utf-8")))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            if not drop_damaged:
+                raise InputError(f"line {number} is damaged", path=path, mend=_MEND) from None
+            _log.warning("line %d of %s is damaged: its case is prepared again", number, path.name)
     return found
 
 
 def write_index(folder: Path, cases: Iterable[CaseInfo]) -> None:
     """Write the whole index, sorted by case."""
     ordered = sorted(cases, key=lambda info: info.case_id)
-    write_text_atomic(folder / INDEX_NAME, "".join(f"{info.to_json()}\n" for info in ordered))
+    write_text_atomic(folder / INDEX_NAME, "".join(f"{_line(info)}\n" for info in ordered))
 
 
 def append_to_index(folder: Path, info: CaseInfo) -> None:
     """Add one finished case, safely on disk when this returns; one process at a time."""
     with (folder / INDEX_NAME).open("a", encoding="utf-8") as stream:
-        stream.write(f"{info.to_json()}\n")
+        stream.write(f"{_line(info)}\n")
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _line(info: CaseInfo) -> str:
+    """Return a case's line: :meth:`CaseInfo.to_json` with a check of its own text in front."""
+    rest = info.to_json()[1:]
+    return f'{_CHECK_START}{_check(rest)}", {rest}'
+
+
+def _parse_line(line: str) -> CaseInfo:
+    if line.startswith(_CHECK_START):
+        check, _, rest = line.removeprefix(_CHECK_START).partition('", ')
+        if check != _check(rest):
+            raise ValueError("the line has changed since it was written")
+        line = f"{{{rest}"
+    return CaseInfo.from_json(line)
+
+
+def _check(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:_CHECK_DIGITS]

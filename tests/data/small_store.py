@@ -43,6 +43,7 @@ def case_info(
     annotated: tuple[str, ...] = CLASS_NAMES,
     content: str | None = None,
     source: str | None = None,
+    present: bool = True,
 ) -> CaseInfo:
     return CaseInfo(
         case_id=case_id,
@@ -57,7 +58,7 @@ def case_info(
         geometry=GEOMETRY,
         canonical_geometry=GEOMETRY,
         grid=GRID,
-        voxels=dict.fromkeys(annotated, 1),
+        voxels=dict.fromkeys(annotated, int(present)),
         volume_ml=dict.fromkeys(annotated, 0.00216),
         lesions=dict.fromkeys(annotated, 1),
         positive_slices={name: [1, 3] for name in annotated},

@@ -148,14 +148,35 @@ def test_a_torn_index_is_refused_by_readers_and_mended_by_the_writer(
     path.write_bytes(whole[: len(last) + kept_bytes])
     with pytest.raises(InputError, match="its last line is not complete"):
         CaseStore(store.folder)
-    assert [i.case_id for i in read_index(store.folder, drop_torn_end=True)] == ["a é", "b"]
+    assert [i.case_id for i in read_index(store.folder, drop_damaged=True)] == ["a é", "b"]
 
 
 def test_a_bad_line_of_the_index_is_numbered(store: CaseStore) -> None:
     with (store.folder / "index.jsonl").open("a") as stream:
         stream.write('{"case_id": "x"}\n')
-    with pytest.raises(InputError, match="line 3 is not a case"):
+    with pytest.raises(InputError, match=r"index\.jsonl: line 3 is damaged\. Run prepare-slices"):
         CaseStore(store.folder)
+
+
+def test_a_patient_changed_in_the_index_is_found(store: CaseStore) -> None:
+    path = store.folder / "index.jsonl"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"patient_id": "patient of b"', '"patient_id": "patient of c"'))
+    with pytest.raises(InputError, match="line 2 is damaged"):
+        CaseStore(store.folder)
+    assert [i.case_id for i in read_index(store.folder, drop_damaged=True)] == ["a é"]
+
+
+def test_every_flipped_bit_of_the_index_is_found(store: CaseStore) -> None:
+    path = store.folder / "index.jsonl"
+    good = path.read_bytes()
+    rng = np.random.default_rng(2)
+    for position in rng.integers(0, len(good), 200):
+        damaged = bytearray(good)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"index\.jsonl: "):
+            CaseStore(store.folder)
 
 
 def test_a_missing_file_is_named(store: CaseStore) -> None:

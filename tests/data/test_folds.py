@@ -77,6 +77,15 @@ def test_every_data_set_is_spread_over_the_folds() -> None:
     assert max(total.values()) - min(total.values()) <= 1
 
 
+def test_patients_with_a_class_are_spread_over_the_folds() -> None:
+    infos = [case_info(f"c{n}", annotated=("liver_lesion",), present=n % 4 == 0) for n in range(20)]
+    for seed in range(10):
+        fold_of = split_patients(cases_of(infos), count=5, seed=seed)
+        positive = Counter(fold_of[i.patient_id] for i in infos if i.voxels["liver_lesion"])
+        assert positive == dict.fromkeys(range(5), 1)
+        assert Counter(fold_of.values()) == dict.fromkeys(range(5), 4)
+
+
 def test_the_split_follows_from_the_seed() -> None:
     cases = cases_of([case_info(f"c{n}") for n in range(20)])
     first = split_patients(cases, count=5, seed=3)

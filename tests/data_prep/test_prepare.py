@@ -180,6 +180,33 @@ def test_a_damaged_finished_case_is_prepared_again(tmp_path: Path) -> None:
     assert bytes_of(store) == before
 
 
+def test_a_finished_case_lost_together_with_its_scan_leaves_the_index(tmp_path: Path) -> None:
+    raw, store = raw_liver(tmp_path), tmp_path / "store"
+    run(store, raw)
+    whole, scan = bytes_of(store), raw / "imagesTr" / "case1_0000.nii.gz"
+    (store / "cases" / "case1.h5").unlink()
+    content = scan.read_bytes()
+    scan.write_bytes(content[:-200])
+    summary = run(store, raw)
+    assert [r.case_id for r in summary.refused] == ["case1"]
+    assert list(CaseStore(store).cases) == ["case0", "case2"]
+    scan.write_bytes(content)
+    run(store, raw)
+    assert bytes_of(store) == whole
+
+
+def test_a_damaged_line_of_the_index_is_made_again(tmp_path: Path) -> None:
+    raw, store = raw_liver(tmp_path), tmp_path / "store"
+    run(store, raw)
+    whole, index = bytes_of(store), store / "index.jsonl"
+    index.write_bytes(
+        index.read_bytes().replace(b'"patient_id": "case1"', b'"patient_id": "case2"')
+    )
+    summary = run(store, raw)
+    assert (summary.prepared, summary.kept) == (1, 2)
+    assert bytes_of(store) == whole
+
+
 def test_a_changed_label_is_not_silently_ignored(tmp_path: Path) -> None:
     raw, store = raw_liver(tmp_path, 2), tmp_path / "store"
     run(store, raw)
