@@ -120,7 +120,7 @@ def affine_lps(
                 path=path,
                 mend="choose one with --affine qform or --affine sform",
             )
-    elif coded["sform"]:
+    elif coded["sform"] and not options.nearest_rotation:
         _require_steps(sform, spacing, path)
     if coded["sform"]:
         return _LPS_FROM_RAS @ sform, ()

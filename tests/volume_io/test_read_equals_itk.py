@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its customary name
-from volume_fakes import ORIENTATIONS, SUFFIXES, phantom_hu, save_by_itk, save_nifti_with
+from volume_fakes import (
+    ORIENTATIONS,
+    SUFFIXES,
+    phantom_hu,
+    replaced,
+    save_by_itk,
+    save_nifti_with,
+)
 
 from samcancer.geometry import Geometry
 from samcancer.volume_io import CtVolume, read_ct, read_labels
@@ -114,6 +121,31 @@ def test_unicode_and_spaces_in_paths_are_read(suffix, tmp_path):
     path = save_by_itk(tmp_path / f"scan{suffix}", phantom_hu())
     path = path.rename(folder / f"ct é 1{suffix}")
     np.testing.assert_array_equal(read_ct(path).hu, phantom_hu())
+
+
+LPS_SPACE = b"space: left-posterior-superior"
+
+OTHER_HEADERS = {
+    "RAS": ("s.nrrd", LPS_SPACE, b"space: right-anterior-superior"),
+    "LAS": ("s.nrrd", LPS_SPACE, b"space: left-anterior-superior"),
+    "RAS in short": ("s.nrrd", LPS_SPACE, b"space: RAS"),
+    "no named space": ("s.nrrd", LPS_SPACE, b"space dimension: 3"),
+    "a comment": ("s.nrrd", LPS_SPACE, b"# sizes: 1 2 3\n" + LPS_SPACE),
+    "a key with a value": ("s.nrrd", LPS_SPACE, LPS_SPACE + b"\nsizes:=1 2 3"),
+    "big endian NRRD": ("s.nrrd", b"endian: little", b"endian: big"),
+    "big endian MetaImage": ("s.mha", b"OrderMSB = False", b"OrderMSB = True"),
+    "another name for Offset": ("s.mha", b"Offset", b"Position"),
+    "another name for the matrix": ("s.mha", b"TransformMatrix", b"Orientation"),
+    "another name for the spacing": ("s.mha", b"ElementSpacing", b"ElementSize"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_HEADERS)
+def test_other_ways_to_say_the_same_are_read_as_simpleitk_reads_them(kind, tmp_path):
+    name, old, new = OTHER_HEADERS[kind]
+    values = np.arange(4 * 7 * 9, dtype=np.int16).reshape(4, 7, 9) * 11 - 1000
+    path = save_by_itk(tmp_path / name, values, direction=ORIENTATIONS[17])
+    assert_equals_itk(read_ct(replaced(path, old, new)), path)
 
 
 def real_scans() -> list[Path]:
