@@ -2,14 +2,16 @@
 
 Slices are ordered by their position along the slice normal (PS3.3 C.7.6.2), rescaled one by one,
 and refused when any is missing, double, tilted or unreadable: a gap that is closed silently moves
-every lesion below it. Only file names and UIDs appear in messages; names, dates and numbers of
-patients are never read.
+every lesion below it. Only the tags listed here are read, and of these only UIDs, numbers
+and known code words appear in messages: names, dates and numbers of patients cannot.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import struct
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from pydicom.errors import InvalidDicomError
 from samcancer.errors import InputError
 from samcancer.files import sha256_of
 from samcancer.geometry import Geometry
+from samcancer.volume_io.grids import nearest_rotation_of
 from samcancer.volume_io.volume import CtVolume
 
 SPACING_RELATIVE_TOLERANCE = 1e-2
@@ -30,6 +33,9 @@ SPACING_RELATIVE_TOLERANCE = 1e-2
 
 TILT_TOLERANCE_DEGREES = 0.1
 """Largest angle between the slice normal and the line through the slice positions."""
+
+SHIFT_TOLERANCE_MM = 0.1
+"""Largest distance of a slice from the line through the first and the last."""
 
 ORIENTATION_TOLERANCE = 1e-4
 """Largest difference between two slices' direction cosines."""
@@ -42,7 +48,36 @@ _LISTED = 5
 
 _INT16 = np.iinfo(np.int16)
 
+_HU_TYPES = ("HU", "US", "HU_MOD")
+"""Values of RescaleType that mean HU or nothing in particular."""
+
 _RE_EXPORT = "export the series again"
+
+_RE_COPY = "re-copy the file"
+
+_DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
+"""Files named so that are not DICOM are damaged slices, not files that lie beside."""
+
+_CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1")
+"""SOP classes CT Image Storage and Enhanced CT Image Storage."""
+
+_DAMAGE = (OSError, EOFError, ValueError, AttributeError, KeyError, TypeError, IndexError,
+           OverflowError, RuntimeError, ImportError, struct.error)  # fmt: skip
+"""What pydicom raises on damaged files and on compression that it cannot decode."""
+
+HEADER_TAGS = [
+    "Modality", "ImageType", "SeriesInstanceUID", "InstanceNumber", "ImagesInAcquisition",
+    "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "ImagePositionPatient",
+    "ImageOrientationPatient",
+]  # fmt: skip
+"""Every tag that is read of a header."""
+
+PIXEL_TAGS = [
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "RescaleSlope", "RescaleIntercept", "RescaleType", "PixelData",
+]  # fmt: skip
+"""Every tag that is read with the pixels."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +85,17 @@ class _Slice:
     """One CT image's header and where it lies."""
 
     path: Path
-    header: Any
     position_mm: NDArray[np.float64]
     cosines: NDArray[np.float64]
     """(2, 3): direction of a row's pixels, direction of a column's pixels."""
+    pixel_mm: NDArray[np.float64]
+    """Between rows, between columns."""
+    shape: tuple[int, int]
+    """Rows, columns."""
+    number: int | None
+    """InstanceNumber."""
+    announced: int
+    """ImagesInAcquisition; 0 where the header does not say."""
 
 
 def read_dicom_ct(folder: Path, *, series: str | None = None) -> CtVolume:
@@ -67,60 +109,95 @@ def read_dicom_ct(folder: Path, *, series: str | None = None) -> CtVolume:
         InputError: When there is no series or no single one, or slices are missing, double,
             tilted, of different sizes, or cannot be decoded.
     """
-    found, warnings = _find_series(folder)
-    slices = _choose_series(found, series, folder)
+    found, others = _find_series(folder)
+    slices = _choose_series(found, others, series, folder)
     ordered, step_mm = _order(slices, folder)
     first = ordered[0]
-    row_mm, column_mm = (float(v) for v in first.header.PixelSpacing)
-    normal = np.cross(first.cosines[0], first.cosines[1])
-    direction = np.stack([first.cosines[0], first.cosines[1], normal], axis=1)
+    row_mm, column_mm = (float(v) for v in first.pixel_mm)
     geometry = Geometry(
-        (int(first.header.Columns), int(first.header.Rows), len(ordered)),
+        (first.shape[1], first.shape[0], len(ordered)),
         (column_mm, row_mm, step_mm),
-        tuple(float(v) for v in first.position_mm),  # type: ignore[arg-type]
-        tuple(float(v) for v in direction.ravel()),
+        tuple(float(v) for v in first.position_mm),  # type: ignore[arg-type]  # three
+        tuple(float(v) for v in _axes(first).ravel()),
     )
     hu = np.empty(geometry.shape, np.int16)
     for index, item in enumerate(ordered):
-        hu[index] = _slice_hu(item, geometry.shape[1:])
+        hu[index] = _slice_hu(item)
     digest = hashlib.sha256("".join(sha256_of(item.path) for item in ordered).encode()).hexdigest()
-    return CtVolume(hu, geometry, folder, digest, warnings, "dicom")
+    told = _warnings(ordered, others)
+    return CtVolume(hu, geometry, folder, digest, told, "dicom")
 
 
-def _find_series(folder: Path) -> tuple[dict[str, list[_Slice]], tuple[str, ...]]:
-    """CT slices by series, and one warning for what else the folder holds."""
+def _warnings(slices: list[_Slice], others: dict[str, int]) -> tuple[str, ...]:
+    told = []
+    if others:
+        told.append(f"other files in the folder were left out: {_listed_others(others)}")
+    numbers = [item.number for item in slices if item.number is not None]
+    announced = max(item.announced for item in slices)
+    if announced > len(slices):
+        told.append(f"{len(slices)} slices of an acquisition of {announced}: an end may be missing")
+    elif numbers and min(numbers) > 1:
+        told.append(f"the first slice has number {min(numbers)}: an end may be missing")
+    return tuple(told)
+
+
+def _axes(item: _Slice) -> NDArray[np.float64]:
+    """(3, 3): orthonormal columns along a row's pixels, a column's pixels, and the slices."""
+    row, column = item.cosines
+    return nearest_rotation_of(np.stack([row, column, np.cross(row, column)], axis=1))
+
+
+def _find_series(folder: Path) -> tuple[dict[str, list[_Slice]], dict[str, int]]:
+    """CT slices by series, and how many files of what kind are left out."""
     found: dict[str, list[_Slice]] = defaultdict(list)
     others: dict[str, int] = defaultdict(int)
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        if path.stat().st_size == 0:
-            raise InputError("the file is empty (0 bytes)", path=path, mend="re-copy the file")
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True)
-        except InvalidDicomError:
-            others["not DICOM"] += 1
-            continue
-        except (OSError, EOFError, ValueError, AttributeError, KeyError) as error:
-            raise InputError(
-                f"its DICOM header is damaged ({type(error).__name__})",
-                path=path,
-                mend="re-copy the file",
-            ) from None
-        reason = _why_not_a_slice(header)
-        if reason is None:
-            found[str(header.get("SeriesInstanceUID"))].append(_placed(path, header))
+        header = _read(path, HEADER_TAGS, stop_before_pixels=True)
+        reason = "not DICOM" if header is None else _why_not_a_slice(header, path)
+        if header is None or reason is not None:
+            others[reason or ""] += 1
         else:
-            others[reason] += 1
-    if not others:
-        return found, ()
-    listed = ", ".join(f"{count} {reason}" for reason, count in sorted(others.items()))
-    return found, (f"other files in the folder were left out: {listed}",)
+            found[str(header.get("SeriesInstanceUID"))].append(_placed(path, header))
+    return found, others
 
 
-def _why_not_a_slice(header: Any) -> str | None:
+def _listed_others(others: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(others.items()))
+
+
+def _read(path: Path, tags: list[str], *, stop_before_pixels: bool) -> Any | None:
+    """Read the named tags only; None for a file that is not DICOM.
+
+    Warnings of pydicom are dropped because they quote values, which may name a patient.
+    """
+    if path.stat().st_size == 0:
+        raise InputError("the file is empty (0 bytes)", path=path, mend=_RE_COPY)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = pydicom.dcmread(
+                path, stop_before_pixels=stop_before_pixels, specific_tags=list(tags)
+            )
+            for name in tags:
+                header.get(name)  # converts the value, which fails where it is damaged
+            return header
+    except InvalidDicomError:
+        if path.suffix.lower() in _DICOM_SUFFIXES:
+            raise InputError("is not DICOM", path=path, mend=_RE_COPY) from None
+        return None
+    except _DAMAGE as error:
+        raise InputError(
+            f"its DICOM header is damaged ({type(error).__name__})", path=path, mend=_RE_COPY
+        ) from None
+
+
+def _why_not_a_slice(header: Any, path: Path) -> str | None:
     modality = header.get("Modality")
+    if modality is None and header.file_meta.get("MediaStorageSOPClassUID") in _CT_CLASSES:
+        raise InputError("its DICOM header is cut short", path=path, mend=_RE_COPY)
     if modality != "CT":
         return f"of modality {modality}" if modality in _NAMED_MODALITIES else "of other modality"
-    kinds = [str(v).upper() for v in header.get("ImageType") or ()]
+    kinds = [str(v).upper() for v in _several(header.get("ImageType"))]
     if "LOCALIZER" in kinds or "SCOUT" in kinds:
         return "localizer"
     if "SECONDARY" in kinds and "AXIAL" not in kinds:
@@ -128,52 +205,59 @@ def _why_not_a_slice(header: Any) -> str | None:
     return None
 
 
+def _several(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)
+
+
 _NAMED_MODALITIES = (
-    "RTSTRUCT",
-    "RTPLAN",
-    "RTDOSE",
-    "SEG",
-    "SR",
-    "MR",
-    "PT",
-    "PR",
-    "REG",
-    "KO",
-    "OT",
-)
+    "RTSTRUCT", "RTPLAN", "RTDOSE", "SEG", "SR", "MR", "PT", "PR", "REG", "KO", "OT",
+)  # fmt: skip
 """Modalities quoted in warnings; any other value is free text and is not."""
 
 
 def _placed(path: Path, header: Any) -> _Slice:
-    missing = [
-        name
-        for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows")
-        if header.get(name) is None
-    ]
-    if missing:
-        raise InputError(f"has no {missing[0]}", path=path, mend=_RE_EXPORT)
-    try:
-        position = np.asarray([float(v) for v in header.ImagePositionPatient])
-        cosines = np.asarray([float(v) for v in header.ImageOrientationPatient]).reshape(2, 3)
-        spacing = [float(v) for v in header.PixelSpacing]
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"its position is malformed ({error})", path=path, mend=_RE_EXPORT
-        ) from None
-    if len(spacing) != 2 or not all(math.isfinite(v) and v > 0 for v in spacing):
-        raise InputError(f"its PixelSpacing is {spacing}", path=path, mend=_RE_EXPORT)
-    unit = np.abs(cosines @ cosines.T - np.eye(2)).max()
-    if not unit <= 10 * ORIENTATION_TOLERANCE:
+    if int(header.get("NumberOfFrames") or 1) > 1:
+        raise InputError(f"holds {header.NumberOfFrames} frames in one file", path=path,
+                         mend="export it as one file per slice")  # fmt: skip
+    position = _numbers(header, "ImagePositionPatient", 3, path)
+    cosines = _numbers(header, "ImageOrientationPatient", 6, path).reshape(2, 3)
+    pixel_mm = _numbers(header, "PixelSpacing", 2, path)
+    size = _numbers(header, "Rows", 1, path)[0], _numbers(header, "Columns", 1, path)[0]
+    if not ((pixel_mm > 0).all() and min(size) >= 1):
+        shown = " x ".join(f"{v:g}" for v in pixel_mm)
+        raise InputError(f"its pixels are {shown} mm", path=path, mend=_RE_EXPORT)
+    if np.abs(cosines @ cosines.T - np.eye(2)).max() > 10 * ORIENTATION_TOLERANCE:
         raise InputError("its ImageOrientationPatient is not perpendicular", path=path,
                          mend=_RE_EXPORT)  # fmt: skip
-    return _Slice(path, header, position, cosines)
+    number = header.get("InstanceNumber")
+    return _Slice(path, position, cosines, pixel_mm, (int(size[0]), int(size[1])),
+                  None if number is None else int(number),
+                  int(header.get("ImagesInAcquisition") or 0))  # fmt: skip
+
+
+def _numbers(header: Any, name: str, count: int, path: Path) -> NDArray[np.float64]:
+    """A tag's ``count`` finite numbers; a value that is none is not quoted."""
+    value = header.get(name)
+    if value is None:
+        raise InputError(f"has no {name}", path=path, mend=_RE_EXPORT)
+    try:
+        numbers = np.atleast_1d(np.asarray(value, dtype=np.float64))
+    except (ValueError, TypeError):
+        numbers = np.empty(0)
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        raise InputError(f"its {name} is malformed", path=path, mend=_RE_EXPORT)
+    return numbers
 
 
 def _choose_series(
-    found: dict[str, list[_Slice]], series: str | None, folder: Path
+    found: dict[str, list[_Slice]], others: dict[str, int], series: str | None, folder: Path
 ) -> list[_Slice]:
     if not found:
-        raise InputError("holds no CT slices in DICOM", path=folder, mend="name another folder")
+        instead = f", only {_listed_others(others)}" if others else ""
+        raise InputError(f"holds no CT slices in DICOM{instead}", path=folder,
+                         mend="name another folder")  # fmt: skip
     listed = "; ".join(f"{uid} ({len(items)} slices)" for uid, items in sorted(found.items()))
     if series is not None:
         if series not in found:
@@ -197,7 +281,7 @@ def _order(slices: list[_Slice], folder: Path) -> tuple[list[_Slice], float]:
     first = slices[0]
     for item in slices:
         _require_alike(item, first)
-    normal = np.cross(first.cosines[0], first.cosines[1])
+    normal = _axes(first)[:, 2]
     ordered = sorted(slices, key=lambda item: float(item.position_mm @ normal))
     places = np.array([float(item.position_mm @ normal) for item in ordered])
     gaps = np.diff(places)
@@ -217,24 +301,33 @@ def _order(slices: list[_Slice], folder: Path) -> tuple[list[_Slice], float]:
             path=folder,
             mend=_RE_EXPORT,
         )
-    line = ordered[-1].position_mm - ordered[0].position_mm
-    across = np.linalg.norm(line - normal * (line @ normal))
-    tilt = math.degrees(math.atan2(float(across), float(line @ normal)))
+    _require_straight(ordered, normal, folder)
+    return ordered, float((places[-1] - places[0]) / (len(places) - 1))
+
+
+def _require_straight(ordered: list[_Slice], normal: NDArray[np.float64], folder: Path) -> None:
+    """Refuse slices that do not lie behind one another along their normal."""
+    offsets = np.stack([item.position_mm - ordered[0].position_mm for item in ordered])
+    along = offsets @ normal
+    across = offsets - along[:, None] * normal
+    tilt = math.degrees(math.atan2(float(np.linalg.norm(across[-1])), float(along[-1])))
     if tilt > TILT_TOLERANCE_DEGREES:
         raise InputError(
             f"the gantry was tilted by {tilt:.2f} degrees", path=folder,
             mend="resample the series to perpendicular axes first",
         )  # fmt: skip
-    return ordered, float((places[-1] - places[0]) / (len(places) - 1))
+    astray = np.linalg.norm(across - along[:, None] / along[-1] * across[-1], axis=1)
+    shifted = [ordered[i].path.name for i in np.flatnonzero(astray > SHIFT_TOLERANCE_MM)]
+    if shifted:
+        raise InputError(f"slices shifted sideways by up to {astray.max():.3g} mm: "
+                         f"{_some(shifted)}", path=folder, mend=_RE_EXPORT)  # fmt: skip
 
 
 def _require_alike(item: _Slice, first: _Slice) -> None:
-    shape = (int(item.header.Rows), int(item.header.Columns))
-    expected = (int(first.header.Rows), int(first.header.Columns))
-    if shape != expected:
+    if item.shape != first.shape:
         raise InputError(
-            f"is {shape[0]} x {shape[1]} pixels where {first.path.name} is "
-            f"{expected[0]} x {expected[1]}",
+            f"is {item.shape[0]} x {item.shape[1]} pixels where {first.path.name} is "
+            f"{first.shape[0]} x {first.shape[1]}",
             path=item.path,
             mend=_RE_EXPORT,
         )
@@ -242,44 +335,57 @@ def _require_alike(item: _Slice, first: _Slice) -> None:
         raise InputError(
             f"is oriented otherwise than {first.path.name}", path=item.path, mend=_RE_EXPORT
         )
-    spacing, usual = (np.asarray(s.header.PixelSpacing, float) for s in (item, first))
-    if np.abs(spacing - usual).max() > ORIENTATION_TOLERANCE:
+    if np.abs(item.pixel_mm - first.pixel_mm).max() > ORIENTATION_TOLERANCE:
         raise InputError(
             f"has pixels of other size than {first.path.name}", path=item.path, mend=_RE_EXPORT
         )
 
 
-def _slice_hu(item: _Slice, shape: tuple[int, int]) -> NDArray[np.int16]:
-    content = pydicom.dcmread(item.path)
-    try:
-        stored = content.pixel_array
-    except (RuntimeError, NotImplementedError, ImportError) as error:
-        syntax = content.file_meta.TransferSyntaxUID
-        raise InputError(
-            f"its pixels are compressed as {syntax.name} ({syntax}) and cannot be decoded here "
-            f"({type(error).__name__})",
-            path=item.path,
-            mend="pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg",
-        ) from None
-    except (ValueError, AttributeError, EOFError, OSError) as error:
-        raise InputError(
-            f"its pixels are missing or cut short ({type(error).__name__})",
-            path=item.path,
-            mend="re-copy the file",
-        ) from None
-    if stored.shape != shape:
-        raise InputError(f"holds an array of shape {stored.shape}", path=item.path, mend=_RE_EXPORT)
-    slope, intercept = content.get("RescaleSlope"), content.get("RescaleIntercept")
-    if slope is None or intercept is None:
-        raise InputError("has no rescale slope and intercept, so it is not in HU", path=item.path,
+def _slice_hu(item: _Slice) -> NDArray[np.int16]:
+    path = item.path
+    stored, content = _stored_pixels(path)
+    if stored.shape != item.shape:
+        raise InputError(f"holds an array of shape {stored.shape}", path=path, mend=_RE_EXPORT)
+    if content.get("RescaleSlope") is None or content.get("RescaleIntercept") is None:
+        raise InputError("has no rescale slope and intercept, so it is not in HU", path=path,
                          mend=_RE_EXPORT)  # fmt: skip
-    hu = np.rint(stored * float(slope) + float(intercept))
-    if not (hu.min() >= _INT16.min and hu.max() <= _INT16.max):
+    if str(content.get("RescaleType") or "HU") not in _HU_TYPES:
+        raise InputError("its RescaleType is not HU", path=path, mend=_RE_EXPORT)
+    slope = float(_numbers(content, "RescaleSlope", 1, path)[0])
+    intercept = float(_numbers(content, "RescaleIntercept", 1, path)[0])
+    hu = np.rint(stored * slope + intercept)
+    if slope == 0 or not (hu.min() >= _INT16.min and hu.max() <= _INT16.max):
         raise InputError(
-            f"its values run from {hu.min():g} to {hu.max():g} HU, outside int16", path=item.path,
-            mend="check the rescale slope and intercept",
+            f"its values run from {hu.min():g} to {hu.max():g} HU under the rescale "
+            f"{slope:g} x + {intercept:g}", path=path, mend="check the rescale",
         )  # fmt: skip
     return hu.astype(np.int16)
+
+
+def _stored_pixels(path: Path) -> tuple[NDArray[Any], Any]:
+    """Decode a slice's pixels; also return the tags that scale them."""
+    content = _read(path, PIXEL_TAGS, stop_before_pixels=False)
+    if content is None:
+        raise InputError("is no longer DICOM", path=path, mend=_RE_COPY)
+    syntax = content.file_meta.get("TransferSyntaxUID")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return content.pixel_array, content
+    except _DAMAGE as error:
+        compressed = getattr(syntax, "is_compressed", False)
+        if isinstance(error, (RuntimeError, ImportError)) and compressed:
+            raise InputError(
+                f"its pixels are compressed as {syntax.name} ({syntax}) and cannot be decoded here "
+                f"({type(error).__name__})",
+                path=path,
+                mend="pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg",
+            ) from None
+        raise InputError(
+            f"its pixels are missing or cut short ({type(error).__name__})",
+            path=path,
+            mend=_RE_COPY,
+        ) from None
 
 
 def _some(items: list[str]) -> str:
