@@ -356,7 +356,9 @@ def _check(taxonomy: Taxonomy) -> None:
         for other in (spec.organ, *spec.members):
             if other is not None and other not in taxonomy.classes:
                 raise ValueError(f"class {spec.name!r} names the unknown class {other!r}")
-    _require_unique("class", [(c.name, (c.name, *c.aliases)) for c in taxonomy.classes.values()])
+    _require_unique(
+        "class", [(c.name, (c.name, c.title, *c.aliases)) for c in taxonomy.classes.values()]
+    )
     _require_unique(
         "data set", [(d.name, (d.name, *d.aliases)) for d in taxonomy.datasets.values()]
     )
