@@ -111,7 +111,12 @@ def make_case(phantom_set: PhantomSet, number: int, *, seed: int, pixels: int) -
     scan_dice = set_dice.child(f"scan {number}")
     coverage, counts = _draw_disease(scan_dice.child("disease"), phantom_set, number)
     phantom = make_phantom(
-        patient_dice.child("body"), scan_dice, coverage=coverage, lesions=counts, pixels=pixels
+        patient_dice.child("body"),
+        scan_dice,
+        coverage=coverage,
+        lesions=counts,
+        pixels=pixels,
+        focus=next(iter(counts), None),
     )
     orientation = draw_orientation(scan_dice.child("orientation"))
     origin = _origin(scan_dice.child("origin"), phantom)

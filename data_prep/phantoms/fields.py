@@ -267,15 +267,15 @@ def capsule(
 def tube(mesh: Mesh, points: Sequence[Vector], radii: Sequence[float]) -> Field:
     """Distance to a chain of capsules; ``FAR_MM`` where it is far."""
     out = np.full(mesh.shape, FAR_MM, np.float32)
-    pairs = zip(points, points[1:], radii, radii[1:], strict=False)
-    for start, end, radius_start, radius_end in pairs:
-        reach = max(radius_start, radius_end) + FAR_MM / 4
+    ends = zip(itertools.pairwise(points), itertools.pairwise(radii), strict=True)
+    for (start, end), link_radii in ends:
+        reach = max(link_radii) + FAR_MM / 4
         part = _near(mesh, start, end, reach)
         if part is None:
             continue
         view = out[part]
         z, y, x = (mesh.z[part[0]], mesh.y[:, part[1]], mesh.x[:, :, part[2]])
-        near = capsule(z, y, x, start, end, (radius_start, radius_end))
+        near = capsule(z, y, x, start, end, link_radii)
         np.minimum(view, near, out=view)
     return out
 

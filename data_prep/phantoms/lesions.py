@@ -101,7 +101,7 @@ class Form:
                 toward = ((dx * spike[0] + dy * spike[1]) + dz * spike[2]) * inverse
                 toward -= 0.90
                 np.maximum(toward, 0.0, out=toward)
-                warp -= 4.0 * toward
+                warp -= 3.0 * toward
         radius *= np.maximum(warp, 0.3)
         return radius
 
@@ -118,6 +118,8 @@ class Home:
     kind: LesionKind
     solid: Solid
     margin_mm: float
+    bulge: Field | None = None
+    """Distance to what a lesion pushes out, on the solid's mesh; None when it holds none."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Shapes come before painting, because a tumour can swell the kidney that holds it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from data_prep.phantoms.fields import (
     ellipsoid,
     resample,
     smooth_max,
-    smooth_min,
     tube,
     turned_ellipsoid,
 )
@@ -31,6 +30,8 @@ from data_prep.phantoms.torso import (
     DIAPHRAGM_HALF_MM,
     INFERIOR_CAVA,
     INFERIOR_CAVA_RADII,
+    PORTAL_TRUNK,
+    PORTAL_TRUNK_RADII,
     Torso,
     heart_distance,
 )
@@ -72,19 +73,14 @@ def build_organs(patient: Patient, torso: Torso, frame: Frame) -> Organs:
 
 
 def _apart(liver: Solid, neighbours: Sequence[Solid]) -> Solid:
-    """Return the liver with hollows where kidneys and the inferior vena cava press on it."""
+    """Return the liver with hollows where kidneys and great veins press on it."""
     if liver.mesh.empty:
         return liver
     hollow = tube(liver.mesh, INFERIOR_CAVA, INFERIOR_CAVA_RADII)
+    hollow = np.minimum(hollow, tube(liver.mesh, PORTAL_TRUNK, PORTAL_TRUNK_RADII))
     for neighbour in neighbours:
         hollow = np.minimum(hollow, resample(neighbour, liver.mesh))
-    return Solid(liver.mesh, smooth_max(liver.distance, 0.5 - hollow, 3.0))
-
-
-def swollen(kidney: Kidney, bump: Field) -> Kidney:
-    """Return the kidney grown around ``bump``, the distance of a tumour's hull on its mesh."""
-    distance = smooth_min(kidney.outline.distance, bump, 6.0)
-    return replace(kidney, outline=Solid(kidney.outline.mesh, distance))
+    return Solid(liver.mesh, smooth_max(liver.distance, -1.0 - hollow, 2.0))
 
 
 def _room(torso: Torso, mesh: Mesh, *, gap_mm: float) -> Field:

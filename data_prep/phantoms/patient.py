@@ -142,7 +142,14 @@ def draw_enhancement(dice: Dice) -> Enhancement:
     )
 
 
-def draw_protocol(dice: Dice, patient: Patient, coverage: Coverage, *, pixels: int) -> Protocol:
+def draw_protocol(
+    dice: Dice,
+    patient: Patient,
+    coverage: Coverage,
+    *,
+    pixels: int,
+    focus_z_mm: float | None = None,
+) -> Protocol:
     """Draw the scanner's settings: grid, dose and kernel.
 
     Args:
@@ -150,6 +157,7 @@ def draw_protocol(dice: Dice, patient: Patient, coverage: Coverage, *, pixels: i
         patient: Who lies in it.
         coverage: Stretch of the body; thin slices cover only a part of it, drawn here.
         pixels: Rows and columns; the field of view does not depend on it.
+        focus_z_mm: Reference z that lies in the middle half of the scan; None for no such wish.
     """
     slice_mm = dice.choice(SLICE_THICKNESSES_MM)
     if coverage is Coverage.BOTH:
@@ -158,8 +166,13 @@ def draw_protocol(dice: Dice, patient: Patient, coverage: Coverage, *, pixels: i
     low, high = low + dice.uniform(-10.0, 15.0), high + dice.uniform(-15.0, 10.0)
     whole = int((high - low) / slice_mm)
     slices = min(max(whole, SLICE_COUNT_RANGE[0]), dice.integer(46, SLICE_COUNT_RANGE[1]))
-    spare = max(0.0, (high - low) - slices * slice_mm)
-    bottom = round(low + spare * dice.uniform(0.15, 0.85), 2)
+    length = slices * slice_mm
+    first, last = low, max(low, high - length)
+    if focus_z_mm is not None:
+        focus = focus_z_mm * patient.scale[2]
+        first = min(max(first, focus - 0.75 * length), last)
+        last = max(min(last, focus - 0.25 * length), first)
+    bottom = round(dice.uniform(first, last), 2)
     width = 2.0 * (152.0 * patient.scale[0] + patient.fat_side_mm)
     pixel = width * dice.uniform(1.03, 1.16) / DEFAULT_IN_PLANE_PIXELS
     pixel = min(max(pixel, PIXEL_RANGE_MM[0]), PIXEL_RANGE_MM[1])

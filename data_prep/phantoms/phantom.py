@@ -11,7 +11,7 @@ import numpy.typing as npt
 from data_prep.phantoms.bowel import paint_bowel
 from data_prep.phantoms.canvas import Canvas
 from data_prep.phantoms.dice import Dice
-from data_prep.phantoms.fields import Box, Frame, Mesh, Solid, resample, smooth_min
+from data_prep.phantoms.fields import FAR_MM, Box, Frame, Mesh, Solid, resample, smooth_min
 from data_prep.phantoms.lesion_looks import paint_lesion
 from data_prep.phantoms.lesions import (
     Form,
@@ -49,6 +49,17 @@ from data_prep.phantoms.vessels import (
 )
 from data_prep.phantoms.wall import paint_diaphragm, paint_wall
 
+_FOCUS_Z_MM = {
+    LesionKind.LIVER: -65.0,
+    LesionKind.KIDNEY: -114.0,
+    LesionKind.LUNG: 80.0,
+    LesionKind.SOFT_TISSUE: None,
+}
+"""Reference z of the middle of each kind's organ."""
+
+_FAT_OVER_LESION_MM = 4.0
+"""Skin and fat between a bulging soft tissue lesion and the air."""
+
 
 @dataclass(frozen=True)
 class Phantom:
@@ -67,7 +78,7 @@ class Phantom:
 
 def make_phantom(
     patient_dice: Dice, scan_dice: Dice, *, coverage: Coverage,
-    lesions: Mapping[LesionKind, int], pixels: int,
+    lesions: Mapping[LesionKind, int], pixels: int, focus: LesionKind | None = None,
 ) -> Phantom:  # fmt: skip
     """Make one scan.
 
@@ -77,10 +88,17 @@ def make_phantom(
         coverage: Stretch of the body.
         lesions: How many of each kind; a kind whose organ is not in the scan gets none.
         pixels: Rows and columns of a slice, a multiple of 4.
+        focus: The kind whose organ the scan is centred on; None for anywhere in the coverage.
     """
     patient = draw_patient(patient_dice)
     scan = draw_enhancement(scan_dice.child("enhancement"))
-    protocol = draw_protocol(scan_dice.child("protocol"), patient, coverage, pixels=pixels)
+    protocol = draw_protocol(
+        scan_dice.child("protocol"),
+        patient,
+        coverage,
+        pixels=pixels,
+        focus_z_mm=None if focus is None else _FOCUS_Z_MM[focus],
+    )
     frame = protocol.frame
     anatomy = _Anatomy(build_torso(patient, frame), frame, patient)
     planned = anatomy.grow(scan_dice.child("lesions"), lesions)
@@ -118,25 +136,26 @@ class _Anatomy:
         for kind in LesionKind:
             for number in range(counts.get(kind, 0)):
                 own = dice.child(f"{kind.value}{number}")
-                home = self._home(kind, own)
-                if home is None:
-                    continue
-                lesion = plan_lesion(own, home, self.frame, planned, self._swell)
-                if lesion is not None:
-                    self._keep_swelling(home, lesion)
-                    planned.append(lesion)
+                for home in self._homes(kind, own):
+                    lesion = plan_lesion(own, home, self.frame, planned, self._swell)
+                    if lesion is not None:
+                        self._keep_swelling(home, lesion)
+                        planned.append(lesion)
+                        break
         return planned
 
-    def _home(self, kind: LesionKind, dice: Dice) -> Home | None:
+    def _homes(self, kind: LesionKind, dice: Dice) -> list[Home]:
+        """Return where a lesion may grow, in the order to try."""
         if kind is LesionKind.LIVER:
-            return Home(kind, self.organs.liver, 1.5)
+            return [Home(kind, self.organs.liver, 1.5)]
         if kind is LesionKind.LUNG:
-            return Home(kind, Solid(self.torso.mesh, self.torso.lungs), 1.0)
-        if kind is LesionKind.KIDNEY:
-            if not self.organs.kidneys:
-                return None
-            return Home(kind, dice.choice(self.organs.kidneys).outline, 1.5)
-        return Home(kind, self._wall(), 1.0)
+            return [Home(kind, Solid(self.torso.mesh, self.torso.lungs), 1.0)]
+        if kind is LesionKind.SOFT_TISSUE:
+            return [Home(kind, self._wall(), 1.0)]
+        kidneys = list(self.organs.kidneys)
+        if dice.chance(0.5):
+            kidneys.reverse()
+        return [Home(kind, kidney.outline, 1.5) for kidney in kidneys]
 
     def _wall(self) -> Solid:
         """Distance to muscle and fat around the cavity, clear of bone, table and circle's edge."""
@@ -175,22 +194,21 @@ class _Anatomy:
             bound = np.maximum(bound, self._circle(small, self.frame))
             for bone in self.bones:
                 bound = np.maximum(bound, 2.5 - resample(bone, small))
-        grown = distance.copy()
-        grown[part] = smooth_min(distance[part], np.maximum(hull, bound), 5.0)
-        return replace(home, solid=Solid(mesh, grown))
+        bulge = np.full_like(distance, FAR_MM)
+        bulge[part] = np.maximum(hull, bound)
+        return replace(home, solid=Solid(mesh, smooth_min(distance, bulge, 5.0)), bulge=bulge)
 
     def _keep_swelling(self, before: Home, lesion: PlannedLesion) -> None:
         """Make the bulge of a lesion part of the body."""
-        grown = lesion.home.solid
+        after = lesion.home
         if lesion.kind is LesionKind.KIDNEY:
             kidneys = tuple(
-                Kidney(grown, k.sinus) if k.outline is before.solid else k
+                Kidney(after.solid, k.sinus) if k.outline is before.solid else k
                 for k in self.organs.kidneys
             )
             self.organs = replace(self.organs, kidneys=kidneys)
-        elif lesion.kind is LesionKind.SOFT_TISSUE:
-            bulge = np.where(grown.distance < before.solid.distance - 0.01, grown.distance, 60.0)
-            skin = smooth_min(self.torso.body, (bulge - 4.0).astype(np.float32), 8.0)
+        elif after.bulge is not None:
+            skin = smooth_min(self.torso.body, after.bulge - _FAT_OVER_LESION_MM, 8.0)
             self.torso = replace(self.torso, body=skin)
 
     def paint(self, canvas: Canvas, scan: Enhancement, dice: Dice) -> None:

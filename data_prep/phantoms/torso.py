@@ -56,6 +56,14 @@ INFERIOR_CAVA: tuple[Vector, ...] = (
     (-24, -12, 34), (-25, -8, 16), (-26, 0, -10), (-25, 6, -50), (-20, 4, -100), (-17, 0, -190),
 )  # fmt: skip
 INFERIOR_CAVA_RADII = (12.0, 12.0, 12.0, 11.5, 10.5, 9.5)
+PORTAL_TRUNK: tuple[Vector, ...] = (
+    (-8, -18, -165),
+    (-10, -18, -115),
+    (-14, -18, -98),
+    (-34, -12, -78),
+)
+PORTAL_TRUNK_RADII = (5.0, 6.0, 7.0, 6.5)
+"""Superior mesenteric and portal vein, up to where it divides in the liver."""
 
 HILA: tuple[Vector, Vector] = ((-40, 4, 84), (42, 6, 92))
 """Where vessels and bronchi enter the right and the left lung."""

@@ -23,12 +23,14 @@ from data_prep.phantoms.lesions import LesionKind
 from samcancer.commands import main
 from samcancer.errors import InputError
 from samcancer.files import folder_lock
+from samcancer.geometry import canonicalise
+from samcancer.volume_io import read_ct, read_labels
 
 RECIPE = Recipe(seed=11, pixels=64)
 CASES = 2
 LIVER, KIDNEY, LUNG, HEALTHY, TEST = PHANTOM_SETS
 
-KNOWN_SHA256 = "09951bc0fb390be9ab381996c45bcf90c5ef129c91e52b956526925a77f5d79f"
+KNOWN_SHA256 = "36431d6cf7beecfc20e3719fae880ac3c992e1eb4f547790e5a0b968c156e5ce"
 """SHA-256 of the first liver case at seed 0 and 96 pixels: image, then label."""
 
 HASH_SCRIPT = """
@@ -112,11 +114,36 @@ def test_image_and_label_share_size_and_affine(written: Path) -> None:
         assert label.get_data_dtype() == np.uint8
 
 
+@pytest.mark.parametrize("number", range(6))
+def test_reading_a_case_back_gives_the_canonical_scan(number: int, tmp_path: Path) -> None:
+    files = make_case(TEST, number, seed=3, pixels=64)
+    (tmp_path / "image.nii.gz").write_bytes(files.image)
+    (tmp_path / "label.nii.gz").write_bytes(files.label)
+    image = read_ct(tmp_path / "image.nii.gz")
+    labels = read_labels(tmp_path / "label.nii.gz")
+    hu, geometry, _ = canonicalise(image.hu, image.geometry)
+    values, _, _ = canonicalise(labels.values, labels.geometry)
+    np.testing.assert_array_equal(hu, files.phantom.hu)
+    np.testing.assert_array_equal(values, files.phantom.labels)
+    frame = files.phantom.protocol.frame
+    spacing_mm = (frame.pixel_mm, frame.pixel_mm, frame.slice_mm)
+    assert geometry.spacing_mm == pytest.approx(spacing_mm, rel=1e-6)
+    assert image.warnings == ()
+
+
 def test_healthy_patients_have_empty_labels(written: Path) -> None:
     for line in lines(written):
         if line["dataset"] == HEALTHY.folder:
             assert line["lesions"] == []
             assert not np.asarray(nibabel.load(written / line["label"]).dataobj).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phantom_set", [LIVER, KIDNEY, LUNG])
+def test_forty_cases_all_hold_the_kind_that_their_set_annotates(phantom_set: PhantomSet) -> None:
+    for number in range(40):
+        phantom = make_case(phantom_set, number, seed=4, pixels=128).phantom
+        assert any(lesion.kind is phantom_set.annotates[0] for lesion in phantom.lesions)
 
 
 @pytest.mark.parametrize("phantom_set", [LIVER, KIDNEY, LUNG])
