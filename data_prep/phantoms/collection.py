@@ -11,7 +11,6 @@ import csv
 import hashlib
 import io
 import json
-import logging
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from data_prep.phantoms.cases import (
 from data_prep.phantoms.patient import DEFAULT_IN_PLANE_PIXELS
 from samcancer.errors import InputError
 from samcancer.files import (
+    TEMPORARY_PREFIX,
     atomic_path,
     folder_lock,
     read_json,
@@ -53,8 +53,6 @@ _README = """Synthetic CT, made by `samcancer make-phantoms`. Nobody was scanned
 organ and lesion here was drawn from a random seed. Not for training or testing of anything that is
 used on people without real data besides. You may use these files for any purpose (CC0 1.0).
 """
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,8 @@ def _require_ours(out: Path) -> None:
         return
     if not out.is_dir():
         raise InputError("is a file, not a folder", path=out, mend="choose another folder")
-    foreign = sorted(p.name for p in out.iterdir() if p.name != ".lock")
+    ours = (".lock", TEMPORARY_PREFIX)
+    foreign = sorted(p.name for p in out.iterdir() if not p.name.startswith(ours))
     if foreign and not (out / RECIPE_FILE).is_file():
         raise InputError(
             f"holds something else ({foreign[0]!r})", path=out, mend="choose an empty folder"
@@ -211,10 +210,12 @@ def _folders(phantom_set: PhantomSet) -> tuple[str, str]:
 
 
 def _prepare_folders(out: Path) -> None:
+    remove_stale_temporaries(out)
     for phantom_set in PHANTOM_SETS:
         for folder in _folders(phantom_set):
             (out / folder).mkdir(parents=True, exist_ok=True)
             remove_stale_temporaries(out / folder)
+        remove_stale_temporaries(out / phantom_set.folder)
 
 
 def _made(jobs: list[_Job], *, workers: int) -> Iterator[dict[str, Any]]:

@@ -263,7 +263,8 @@ def test_a_run_cut_short_goes_on_to_the_same_bytes(
 
     with pytest.raises(KeyboardInterrupt):
         write_phantoms(cut, cases=1, recipe=RECIPE, progress=stop)
-    (cut / LIVER.folder / "imagesTr" / ".tmp-0-left.nii.gz").write_bytes(b"half")
+    for folder in (cut, cut / LIVER.folder, cut / LIVER.folder / "imagesTr"):
+        (folder / ".tmp-0-left.nii.gz").write_bytes(b"half")
     assert write_phantoms(cut, cases=1, recipe=RECIPE) == len(PHANTOM_SETS) - 2
     assert hashes(cut) == hashes(whole)
 
@@ -273,6 +274,14 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds something else \('thesis.txt'\)"):
         write_phantoms(tmp_path, cases=1, recipe=RECIPE)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_killed_before_its_recipe_was_written_can_be_repeated(tmp_path: Path) -> None:
+    out = tmp_path / "raw"
+    out.mkdir()
+    (out / ".tmp-0-phantoms.json").write_text("{")
+    assert write_phantoms(out, cases=1, recipe=RECIPE) == len(PHANTOM_SETS)
+    assert not list(out.rglob(".tmp-*"))
 
 
 def test_another_recipe_in_the_same_folder_is_refused(written: Path) -> None:
