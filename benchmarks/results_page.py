@@ -55,7 +55,7 @@ def demo_markdown(folder: Path) -> str:
     run = read_json(folder / "run.json")
     summaries = {arm: read_json(Path(path) / "summary.json") for arm, path in run["arms"].items()}
     names = list(dict.fromkeys(name for s in summaries.values() for name in s["classes"]))
-    parts = [f"`{run['command']}`, {run['seconds_in_all']:.0f} s on {run['cpu_cores']} CPU cores."]
+    parts = [_command(run)]
     for key, title in (("dice_where_present", "DSC"), ("nsd_where_present", "NSD at 2 mm")):
         rows = [
             [name, *(interval(s["classes"].get(name, {}).get(key)) for s in summaries.values())]
@@ -68,9 +68,16 @@ def demo_markdown(folder: Path) -> str:
         cells = [f"{row['with_predicted_lesion']} of {row['scans']}" for row in healthy]
         parts.append("Healthy hidden scans in which a lesion was predicted:\n")
         parts.append(markdown_table(["", *summaries], [["scans", *cells]]))
-    rows = [[stage, f"{seconds:.0f}"] for stage, seconds in run["seconds"].items()]
-    parts.append(markdown_table(["stage", "seconds"], rows))
+    if not run["resumed"]:
+        rows = [[stage, f"{seconds:.0f}"] for stage, seconds in run["seconds"].items()]
+        parts.append(markdown_table(["stage", "seconds"], rows))
     return "\n\n".join(part.strip() for part in parts)
+
+
+def _command(run: Mapping[str, Any]) -> str:
+    if run["resumed"]:
+        return f"`{run['command']}`, run in pieces on {run['cpu_cores']} CPU cores."
+    return f"`{run['command']}`, {run['seconds_in_all']:.0f} s on {run['cpu_cores']} CPU cores."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from pipeline import Pipeline, print_scores
 
+from samcancer.config import load_config
+from samcancer.errors import InputError
+
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 FOLDS = range(5)
 ARMS = {
@@ -33,15 +36,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=CONFIG, metavar="FILE")
     parser.add_argument("--cases", type=int, default=8, help="patients of each data set")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--size", type=int, default=96, help="pixels, as in --config")
     parser.add_argument("--fold-seconds", type=float, default=50.0, help="training of a fold")
     parser.add_argument("--final-seconds", type=float, default=70.0, help="training of an arm")
     args = parser.parse_args(argv)
     started = time.monotonic()
     output: Path = args.output
+    try:
+        size = load_config(args.config).model.image_size
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     steps = Pipeline(
         commands_path=output / "commands.txt",
-        values={**vars(args), "hidden": output / "raw" / "Dataset905_Phantom_Test"},
+        values={
+            **vars(args),
+            "size": size,
+            "hidden": output / "raw" / "Dataset905_Phantom_Test",
+        },
     )
     prepare_and_train(steps, output)
     for folder, _ in ARMS.values():

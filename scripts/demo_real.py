@@ -22,6 +22,7 @@ from data_prep.lung_patients import (
     fetch_wheel,
     unpack_patients,
 )
+from samcancer.config import load_config
 from samcancer.errors import InputError
 from samcancer.files import read_json
 
@@ -36,13 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("demo-real"), metavar="DIR")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="of the download (OUTPUT/cache)")
     parser.add_argument("--config", type=Path, default=CONFIG, metavar="FILE")
-    parser.add_argument("--size", type=int, default=128, help="pixels, as in --config")
     parser.add_argument("--fold-seconds", type=float, default=90.0, help="training of a fold")
     args = parser.parse_args(argv)
     started = time.monotonic()
     output: Path = args.output
     print(f"{ATTRIBUTION}\n", flush=True)
     try:
+        size = load_config(args.config).model.image_size
         wheel = fetch_wheel(args.cache or output / "cache")
         raw = convert_patients(unpack_patients(wheel, output / "dicom"), output / "raw")
     except InputError as error:
@@ -50,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     steps = Pipeline(
         commands_path=output / "commands.txt",
-        values={**vars(args), "raw": raw, "attribution": ATTRIBUTION},
+        values={
+            **vars(args),
+            "size": size,
+            "raw": raw,
+            "attribution": ATTRIBUTION,
+        },
     )
     train_and_predict(steps, output)
     report(steps)

@@ -27,6 +27,8 @@ class Pipeline:
     values: Mapping[str, Any]
     """What ``{name}`` in a command stands for; a value with spaces stays one argument."""
     commands: list[str] = field(default_factory=list)
+    resumed: bool = False
+    """Whether some training had begun before, so that the times are not those of the whole."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Stage -> wall-clock time."""
 
@@ -55,8 +57,9 @@ class Pipeline:
 
     def train(self, command: str, *, folder: Path, stage: str) -> None:
         """Run a training command, with ``--resume`` when its run folder holds a run."""
-        resume = " --resume" if (folder / "resume.pt").exists() else ""
-        self.run(command + resume, stage=stage)
+        begun = (folder / "resume.pt").exists()
+        self.resumed = self.resumed or begun
+        self.run(command + " --resume" if begun else command, stage=stage)
 
     def timings(self) -> str:
         """Return the seconds of each stage as lines of text."""
@@ -74,6 +77,7 @@ class Pipeline:
         content = {
             "command": shlex.join(["python", *sys.argv]),
             "cpu_cores": os.cpu_count(),
+            "resumed": self.resumed,
             "seconds_in_all": seconds_in_all,
             "seconds": self.seconds,
             "arms": {name: str(folder) for name, folder in arms.items()},
