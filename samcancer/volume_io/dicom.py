@@ -2,29 +2,32 @@
 
 Slices are ordered by their position along the slice normal (PS3.3 C.7.6.2), rescaled one by one,
 and refused when any is missing, double, tilted or unreadable: a gap that is closed silently moves
-every lesion below it. Only the tags listed here are read, and of these only UIDs, numbers
-and known code words appear in messages: names, dates and numbers of patients cannot.
+every lesion below it. Of a file's values only UIDs, numbers and known code words are ever quoted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import struct
-import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
 
 from samcancer.errors import InputError
 from samcancer.files import sha256_of
 from samcancer.geometry import Geometry
+from samcancer.volume_io.dicom_files import (
+    RE_EXPORT,
+    Tags,
+    numbers_of,
+    read_slice_hu,
+    read_tags,
+    whole_number_of,
+)
 from samcancer.volume_io.grids import nearest_rotation_of
 from samcancer.volume_io.volume import CtVolume
 
@@ -45,39 +48,6 @@ _MIN_SLICES = 2
 
 _LISTED = 5
 """Items named in a message before it says how many more there are."""
-
-_INT16 = np.iinfo(np.int16)
-
-_HU_TYPES = ("HU", "US", "HU_MOD")
-"""Values of RescaleType that mean HU or nothing in particular."""
-
-_RE_EXPORT = "export the series again"
-
-_RE_COPY = "re-copy the file"
-
-_DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
-"""Files named so that are not DICOM are damaged slices, not files that lie beside."""
-
-_CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1")
-"""SOP classes CT Image Storage and Enhanced CT Image Storage."""
-
-_DAMAGE = (OSError, EOFError, ValueError, AttributeError, KeyError, TypeError, IndexError,
-           OverflowError, RuntimeError, ImportError, struct.error)  # fmt: skip
-"""What pydicom raises on damaged files and on compression that it cannot decode."""
-
-HEADER_TAGS = [
-    "Modality", "ImageType", "SeriesInstanceUID", "InstanceNumber", "ImagesInAcquisition",
-    "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "ImagePositionPatient",
-    "ImageOrientationPatient",
-]  # fmt: skip
-"""Every tag that is read of a header."""
-
-PIXEL_TAGS = [
-    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
-    "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "RescaleSlope", "RescaleIntercept", "RescaleType", "PixelData",
-]  # fmt: skip
-"""Every tag that is read with the pixels."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +92,7 @@ def read_dicom_ct(folder: Path, *, series: str | None = None) -> CtVolume:
     )
     hu = np.empty(geometry.shape, np.int16)
     for index, item in enumerate(ordered):
-        hu[index] = _slice_hu(item)
+        hu[index] = read_slice_hu(item.path, item.shape)
     digest = hashlib.sha256("".join(sha256_of(item.path) for item in ordered).encode()).hexdigest()
     told = _warnings(ordered, others)
     return CtVolume(hu, geometry, folder, digest, told, "dicom")
@@ -152,12 +122,12 @@ def _find_series(folder: Path) -> tuple[dict[str, list[_Slice]], dict[str, int]]
     found: dict[str, list[_Slice]] = defaultdict(list)
     others: dict[str, int] = defaultdict(int)
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        header = _read(path, HEADER_TAGS, stop_before_pixels=True)
-        reason = "not DICOM" if header is None else _why_not_a_slice(header, path)
-        if header is None or reason is not None:
+        tags = read_tags(path)
+        reason = "not DICOM" if tags is None else _why_not_a_slice(tags)
+        if tags is None or reason is not None:
             others[reason or ""] += 1
         else:
-            found[str(header.get("SeriesInstanceUID"))].append(_placed(path, header))
+            found[str(tags["SeriesInstanceUID"])].append(_placed(path, tags))
     return found, others
 
 
@@ -165,39 +135,11 @@ def _listed_others(others: dict[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in sorted(others.items()))
 
 
-def _read(path: Path, tags: list[str], *, stop_before_pixels: bool) -> Any | None:
-    """Read the named tags only; None for a file that is not DICOM.
-
-    Warnings of pydicom are dropped because they quote values, which may name a patient.
-    """
-    if path.stat().st_size == 0:
-        raise InputError("the file is empty (0 bytes)", path=path, mend=_RE_COPY)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = pydicom.dcmread(
-                path, stop_before_pixels=stop_before_pixels, specific_tags=list(tags)
-            )
-            for name in tags:
-                header.get(name)  # converts the value, which fails where it is damaged
-            return header
-    except InvalidDicomError:
-        if path.suffix.lower() in _DICOM_SUFFIXES:
-            raise InputError("is not DICOM", path=path, mend=_RE_COPY) from None
-        return None
-    except _DAMAGE as error:
-        raise InputError(
-            f"its DICOM header is damaged ({type(error).__name__})", path=path, mend=_RE_COPY
-        ) from None
-
-
-def _why_not_a_slice(header: Any, path: Path) -> str | None:
-    modality = header.get("Modality")
-    if modality is None and header.file_meta.get("MediaStorageSOPClassUID") in _CT_CLASSES:
-        raise InputError("its DICOM header is cut short", path=path, mend=_RE_COPY)
+def _why_not_a_slice(tags: Tags) -> str | None:
+    modality = tags["Modality"]
     if modality != "CT":
         return f"of modality {modality}" if modality in _NAMED_MODALITIES else "of other modality"
-    kinds = [str(v).upper() for v in _several(header.get("ImageType"))]
+    kinds = [str(v).upper() for v in _several(tags["ImageType"])]
     if "LOCALIZER" in kinds or "SCOUT" in kinds:
         return "localizer"
     if "SECONDARY" in kinds and "AXIAL" not in kinds:
@@ -217,38 +159,30 @@ _NAMED_MODALITIES = (
 """Modalities quoted in warnings; any other value is free text and is not."""
 
 
-def _placed(path: Path, header: Any) -> _Slice:
-    if int(header.get("NumberOfFrames") or 1) > 1:
-        raise InputError(f"holds {header.NumberOfFrames} frames in one file", path=path,
+def _placed(path: Path, tags: Tags) -> _Slice:
+    frames = whole_number_of(tags, "NumberOfFrames", path) or 1
+    if frames > 1:
+        raise InputError(f"holds {frames} frames in one file", path=path,
                          mend="export it as one file per slice")  # fmt: skip
-    position = _numbers(header, "ImagePositionPatient", 3, path)
-    cosines = _numbers(header, "ImageOrientationPatient", 6, path).reshape(2, 3)
-    pixel_mm = _numbers(header, "PixelSpacing", 2, path)
-    size = _numbers(header, "Rows", 1, path)[0], _numbers(header, "Columns", 1, path)[0]
+    position = numbers_of(tags, "ImagePositionPatient", 3, path)
+    cosines = numbers_of(tags, "ImageOrientationPatient", 6, path).reshape(2, 3)
+    pixel_mm = numbers_of(tags, "PixelSpacing", 2, path)
+    size = numbers_of(tags, "Rows", 1, path)[0], numbers_of(tags, "Columns", 1, path)[0]
     if not ((pixel_mm > 0).all() and min(size) >= 1):
         shown = " x ".join(f"{v:g}" for v in pixel_mm)
-        raise InputError(f"its pixels are {shown} mm", path=path, mend=_RE_EXPORT)
+        raise InputError(f"its pixels are {shown} mm", path=path, mend=RE_EXPORT)
     if np.abs(cosines @ cosines.T - np.eye(2)).max() > 10 * ORIENTATION_TOLERANCE:
         raise InputError("its ImageOrientationPatient is not perpendicular", path=path,
-                         mend=_RE_EXPORT)  # fmt: skip
-    number = header.get("InstanceNumber")
-    return _Slice(path, position, cosines, pixel_mm, (int(size[0]), int(size[1])),
-                  None if number is None else int(number),
-                  int(header.get("ImagesInAcquisition") or 0))  # fmt: skip
-
-
-def _numbers(header: Any, name: str, count: int, path: Path) -> NDArray[np.float64]:
-    """A tag's ``count`` finite numbers; a value that is none is not quoted."""
-    value = header.get(name)
-    if value is None:
-        raise InputError(f"has no {name}", path=path, mend=_RE_EXPORT)
-    try:
-        numbers = np.atleast_1d(np.asarray(value, dtype=np.float64))
-    except (ValueError, TypeError):
-        numbers = np.empty(0)
-    if numbers.shape != (count,) or not np.isfinite(numbers).all():
-        raise InputError(f"its {name} is malformed", path=path, mend=_RE_EXPORT)
-    return numbers
+                         mend=RE_EXPORT)  # fmt: skip
+    return _Slice(
+        path,
+        position,
+        cosines,
+        pixel_mm,
+        (int(size[0]), int(size[1])),
+        whole_number_of(tags, "InstanceNumber", path),
+        whole_number_of(tags, "ImagesInAcquisition", path) or 0,
+    )
 
 
 def _choose_series(
@@ -299,7 +233,7 @@ def _order(slices: list[_Slice], folder: Path) -> tuple[list[_Slice], float]:
         raise InputError(
             f"slices are {step_mm:.3g} mm apart but some are missing or uneven: {_some(spots)}",
             path=folder,
-            mend=_RE_EXPORT,
+            mend=RE_EXPORT,
         )
     _require_straight(ordered, normal, folder)
     return ordered, float((places[-1] - places[0]) / (len(places) - 1))
@@ -320,7 +254,7 @@ def _require_straight(ordered: list[_Slice], normal: NDArray[np.float64], folder
     shifted = [ordered[i].path.name for i in np.flatnonzero(astray > SHIFT_TOLERANCE_MM)]
     if shifted:
         raise InputError(f"slices shifted sideways by up to {astray.max():.3g} mm: "
-                         f"{_some(shifted)}", path=folder, mend=_RE_EXPORT)  # fmt: skip
+                         f"{_some(shifted)}", path=folder, mend=RE_EXPORT)  # fmt: skip
 
 
 def _require_alike(item: _Slice, first: _Slice) -> None:
@@ -329,63 +263,16 @@ def _require_alike(item: _Slice, first: _Slice) -> None:
             f"is {item.shape[0]} x {item.shape[1]} pixels where {first.path.name} is "
             f"{first.shape[0]} x {first.shape[1]}",
             path=item.path,
-            mend=_RE_EXPORT,
+            mend=RE_EXPORT,
         )
     if np.abs(item.cosines - first.cosines).max() > ORIENTATION_TOLERANCE:
         raise InputError(
-            f"is oriented otherwise than {first.path.name}", path=item.path, mend=_RE_EXPORT
+            f"is oriented otherwise than {first.path.name}", path=item.path, mend=RE_EXPORT
         )
     if np.abs(item.pixel_mm - first.pixel_mm).max() > ORIENTATION_TOLERANCE:
         raise InputError(
-            f"has pixels of other size than {first.path.name}", path=item.path, mend=_RE_EXPORT
+            f"has pixels of other size than {first.path.name}", path=item.path, mend=RE_EXPORT
         )
-
-
-def _slice_hu(item: _Slice) -> NDArray[np.int16]:
-    path = item.path
-    stored, content = _stored_pixels(path)
-    if stored.shape != item.shape:
-        raise InputError(f"holds an array of shape {stored.shape}", path=path, mend=_RE_EXPORT)
-    if content.get("RescaleSlope") is None or content.get("RescaleIntercept") is None:
-        raise InputError("has no rescale slope and intercept, so it is not in HU", path=path,
-                         mend=_RE_EXPORT)  # fmt: skip
-    if str(content.get("RescaleType") or "HU") not in _HU_TYPES:
-        raise InputError("its RescaleType is not HU", path=path, mend=_RE_EXPORT)
-    slope = float(_numbers(content, "RescaleSlope", 1, path)[0])
-    intercept = float(_numbers(content, "RescaleIntercept", 1, path)[0])
-    hu = np.rint(stored * slope + intercept)
-    if slope == 0 or not (hu.min() >= _INT16.min and hu.max() <= _INT16.max):
-        raise InputError(
-            f"its values run from {hu.min():g} to {hu.max():g} HU under the rescale "
-            f"{slope:g} x + {intercept:g}", path=path, mend="check the rescale",
-        )  # fmt: skip
-    return hu.astype(np.int16)
-
-
-def _stored_pixels(path: Path) -> tuple[NDArray[Any], Any]:
-    """Decode a slice's pixels; also return the tags that scale them."""
-    content = _read(path, PIXEL_TAGS, stop_before_pixels=False)
-    if content is None:
-        raise InputError("is no longer DICOM", path=path, mend=_RE_COPY)
-    syntax = content.file_meta.get("TransferSyntaxUID")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return content.pixel_array, content
-    except _DAMAGE as error:
-        compressed = getattr(syntax, "is_compressed", False)
-        if isinstance(error, (RuntimeError, ImportError)) and compressed:
-            raise InputError(
-                f"its pixels are compressed as {syntax.name} ({syntax}) and cannot be decoded here "
-                f"({type(error).__name__})",
-                path=path,
-                mend="pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg",
-            ) from None
-        raise InputError(
-            f"its pixels are missing or cut short ({type(error).__name__})",
-            path=path,
-            mend=_RE_COPY,
-        ) from None
 
 
 def _some(items: list[str]) -> str:

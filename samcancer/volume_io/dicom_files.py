@@ -1,0 +1,179 @@
+"""One DICOM file: the few tags that are read of it, and its pixels in HU.
+
+Only the tags listed here are ever taken out of a file, so that names, dates and numbers of patients
+cannot reach a message, a warning or a result. pydicom's own warnings and log lines quote the values
+they are about and are dropped for the same reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from samcancer.errors import InputError
+
+HEADER_TAGS = (
+    "Modality", "ImageType", "SeriesInstanceUID", "InstanceNumber", "ImagesInAcquisition",
+    "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "ImagePositionPatient",
+    "ImageOrientationPatient",
+)  # fmt: skip
+"""Every tag that is read of a header."""
+
+SCALING_TAGS = ("RescaleSlope", "RescaleIntercept", "RescaleType")
+"""Every tag that is read with the pixels, but for those that say how they are stored."""
+
+_STORAGE_TAGS = (
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "PixelData",
+)  # fmt: skip
+
+RE_COPY = "re-copy the file"
+
+RE_EXPORT = "export the series again"
+
+_HU_TYPES = ("HU", "US", "HU_MOD")
+"""Values of RescaleType that mean HU or nothing in particular."""
+
+_DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
+"""Files named so that are not DICOM are damaged slices, not files that lie beside."""
+
+_DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
+"""SOP class of a DICOMDIR, the one common object that has no Modality."""
+
+_DAMAGE = (
+    OSError, EOFError, ValueError, AttributeError, KeyError, TypeError, IndexError, OverflowError,
+    RuntimeError, ImportError, MemoryError, struct.error, InvalidDicomError, BytesLengthException,
+)  # fmt: skip
+"""What pydicom raises on damaged files and on compression that it cannot decode."""
+
+_INT16 = np.iinfo(np.int16)
+
+Tags = dict[str, Any]
+
+
+def read_tags(path: Path) -> Tags | None:
+    """Read HEADER_TAGS of a file; None for a file that is not DICOM.
+
+    Raises:
+        InputError: When the file is empty, damaged or cut short.
+    """
+    if path.stat().st_size == 0:
+        raise InputError("the file is empty (0 bytes)", path=path, mend=RE_COPY)
+    try:
+        with _quiet_pydicom():
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
+            tags = {name: header.get(name) for name in HEADER_TAGS}
+            kind = header.file_meta.get("MediaStorageSOPClassUID")
+    except InvalidDicomError:
+        if path.suffix.lower() in _DICOM_SUFFIXES:
+            raise InputError("is not DICOM", path=path, mend=RE_COPY) from None
+        return None
+    except _DAMAGE as error:
+        raise InputError(
+            f"its DICOM header is damaged ({type(error).__name__})", path=path, mend=RE_COPY
+        ) from None
+    if tags["Modality"] is None and kind != _DIRECTORY_CLASS:
+        raise InputError("its DICOM header is cut short: it has no Modality", path=path,
+                         mend="re-copy the file or take it out of the folder")  # fmt: skip
+    return tags
+
+
+def read_slice_hu(path: Path, shape: tuple[int, int]) -> NDArray[np.int16]:
+    """Read the pixels of a slice of ``shape`` (rows, columns), rescaled by its own header.
+
+    Raises:
+        InputError: When they are missing, cut short, not decodable, not HU or beyond int16.
+    """
+    stored, tags = _stored_pixels(path)
+    if stored.shape != shape:
+        raise InputError(f"holds an array of shape {stored.shape}", path=path, mend=RE_EXPORT)
+    if tags["RescaleSlope"] is None or tags["RescaleIntercept"] is None:
+        raise InputError("has no rescale slope and intercept, so it is not in HU", path=path,
+                         mend=RE_EXPORT)  # fmt: skip
+    if str(tags["RescaleType"] or "HU") not in _HU_TYPES:
+        raise InputError("its RescaleType is not HU", path=path, mend=RE_EXPORT)
+    slope = float(numbers_of(tags, "RescaleSlope", 1, path)[0])
+    intercept = float(numbers_of(tags, "RescaleIntercept", 1, path)[0])
+    hu = np.rint(stored * slope + intercept)
+    if slope == 0 or not (hu.min() >= _INT16.min and hu.max() <= _INT16.max):
+        raise InputError(
+            f"its values run from {hu.min():g} to {hu.max():g} HU under the rescale "
+            f"{slope:g} x + {intercept:g}",
+            path=path,
+            mend="check the rescale",
+        )
+    return hu.astype(np.int16)
+
+
+def numbers_of(tags: Tags, name: str, count: int, path: Path) -> NDArray[np.float64]:
+    """Return a tag's ``count`` finite numbers.
+
+    Raises:
+        InputError: When the tag is missing or holds something else, which is not quoted.
+    """
+    value = tags.get(name)
+    if value is None:
+        raise InputError(f"has no {name}", path=path, mend=RE_EXPORT)
+    try:
+        numbers = np.atleast_1d(np.asarray(value, dtype=np.float64))
+    except (ValueError, TypeError):
+        numbers = np.empty(0)
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        raise InputError(f"its {name} is malformed", path=path, mend=RE_EXPORT)
+    return numbers
+
+
+def whole_number_of(tags: Tags, name: str, path: Path) -> int | None:
+    """Return a tag's whole number, or None where the tag is missing or empty."""
+    if tags.get(name) in (None, ""):
+        return None
+    return int(numbers_of(tags, name, 1, path)[0])
+
+
+@contextlib.contextmanager
+def _quiet_pydicom() -> Iterator[None]:
+    """Drop what pydicom warns and logs in the block: it quotes values of any tag."""
+    logger = logging.getLogger("pydicom")
+    was_disabled = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = was_disabled
+
+
+def _stored_pixels(path: Path) -> tuple[NDArray[Any], Tags]:
+    """Decode a slice's pixels; also return the tags that scale them."""
+    syntax: Any = None
+    try:
+        with _quiet_pydicom():
+            content = pydicom.dcmread(path, specific_tags=[*_STORAGE_TAGS, *SCALING_TAGS])
+            syntax = content.file_meta.get("TransferSyntaxUID")
+            return content.pixel_array, {name: content.get(name) for name in SCALING_TAGS}
+    except _DAMAGE as error:
+        known = syntax is not None and syntax.is_transfer_syntax
+        if isinstance(error, (RuntimeError, ImportError)) and known and syntax.is_compressed:
+            raise InputError(
+                f"its pixels are compressed as {syntax.name} ({syntax}) and cannot be decoded here "
+                f"({type(error).__name__})",
+                path=path,
+                mend="pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg",
+            ) from None
+        raise InputError(
+            f"its pixels are missing or cut short ({type(error).__name__})",
+            path=path,
+            mend=RE_COPY,
+        ) from None
