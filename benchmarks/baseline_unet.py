@@ -3,12 +3,14 @@
 It sees the target slice only: of a chunk (B, T+4, S, S) each of the T centre slices is one image.
 Presence logits are the largest mask logit of the slice, without a gradient: gating at 0.5 changes
 nothing, a calibrated threshold helps this network as it helps ours, and it is trained by Dice and
-cross-entropy alone. Source: MONAI's ``UNet`` with two residual units per level and strides of 2, as
-in its tutorials.
+cross-entropy alone. Source: MONAI's ``UNet`` with two residual units per level, strides of 2 and
+batch norm, as in its spleen tutorial; its default instance norm would rescale the logits of every
+slice, empty ones too. Its output bias starts at the same lesion prior as ours.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +18,7 @@ from monai.networks.nets import UNet
 from torch import Tensor, nn
 
 from samcancer.modeling import NetOutput
+from samcancer.modeling.mask_decoder import LESION_PRIOR
 
 LEVEL_FACTORS = (1, 2, 4, 8, 16)
 """Channels of the levels relative to the first."""
@@ -49,7 +52,17 @@ class BaselineUNet(nn.Module):
             channels=self.channels,
             strides=(2,) * (len(self.channels) - 1),
             num_res_units=RESIDUAL_UNITS,
+            norm="batch",
         )
+        with torch.no_grad():
+            self.output_bias().fill_(math.log(LESION_PRIOR / (1 - LESION_PRIOR)))
+
+    def output_bias(self) -> nn.Parameter:
+        """Return the bias of the last convolution, (K,)."""
+        last = [m for m in self.net.modules() if isinstance(m, nn.Conv2d)][-1]
+        if last.bias is None or len(last.bias) != len(self.class_names):
+            raise RuntimeError("MONAI's UNet no longer ends in a convolution with a bias")
+        return last.bias
 
     def forward(self, chunk: Tensor, presence: Tensor | None = None) -> NetOutput:
         """Segment the centre slices.
