@@ -8,6 +8,7 @@ leaves the old file or the new one, never a part of either.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,6 +23,8 @@ from samcancer.errors import InputError
 
 _READ_BLOCK_BYTES = 1 << 20
 """Block size for hashing a file."""
+
+_MAKE_ROOM = "free some space or choose another disk"
 
 _KEPT_NAME = 40
 """Characters of a file's name kept in its temporary name, so that a long name stays legal."""
@@ -45,7 +48,7 @@ def atomic_path(
         verify: Called with the temporary path after fsync; raises when the file is not as intended.
 
     Raises:
-        InputError: When the folder is not writable or the disk has too little free space.
+        InputError: When the folder is not writable, or the disk is too full or becomes full.
     """
     require_writable_folder(path.parent, needed_bytes=expected_bytes)
     temporary = temporary_path_for(path)
@@ -56,6 +59,10 @@ def atomic_path(
             verify(temporary)
         temporary.replace(path)
         _fsync(path.parent)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError("the disk is full", path=path, mend=_MAKE_ROOM) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -132,7 +139,7 @@ def require_writable_folder(folder: Path, *, needed_bytes: int = 0) -> None:
         raise InputError(
             f"needs {needed_bytes} bytes and the disk has {free} free",
             path=folder,
-            mend="free some space or choose another disk",
+            mend=_MAKE_ROOM,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -208,3 +209,18 @@ def test_a_file_that_is_no_json_is_refused(content, message, tmp_path):
 def test_a_missing_json_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"index\.json: no such file"):
         read_json(tmp_path / "index.json")
+
+
+def test_a_disk_that_becomes_full_is_one_line_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "index.json"
+    path.write_text("old")
+
+    def fill_the_disk():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError, match=r"index\.json: the disk is full\. Free some space"):
+        fill_the_disk()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

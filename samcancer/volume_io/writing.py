@@ -79,7 +79,7 @@ def _write(path: Path, values: NDArray[Any], geometry: Geometry, reference: Path
                 write_itk(temporary, values, geometry)
     except OSError as error:
         raise InputError(
-            f"cannot be written ({error.strerror or error})", path=path, mend="free some space"
+            f"cannot be written ({error.strerror or error})", path=path, mend="try another disk"
         ) from None
 
 
@@ -88,7 +88,7 @@ def _is_nifti(path: Path) -> bool:
 
 
 def _require_equal(written: Path, values: NDArray[Any], geometry: Geometry) -> None:
-    """Raise OSError when the file does not hold what was meant to be written."""
+    """Raise OSError when the file holds other voxels, ValueError when it lies elsewhere."""
     try:
         found = read_volume(written, ReadOptions(affine=None, nearest_rotation=True))
     except InputError as error:
@@ -97,5 +97,7 @@ def _require_equal(written: Path, values: NDArray[Any], geometry: Geometry) -> N
         found = read_volume(written, ReadOptions(affine="qform", nearest_rotation=True))
         geometry = found.geometry
     apart_mm = np.abs(found.geometry.corners_mm() - geometry.corners_mm()).max()
-    if not np.array_equal(found.values, values) or not apart_mm <= SAME_GRID_TOLERANCE_MM:
-        raise OSError("reading back gave other voxels or another grid")
+    if not apart_mm <= SAME_GRID_TOLERANCE_MM:
+        raise ValueError(f"the grid lies {apart_mm:.3g} mm from that of the reference scan")
+    if not np.array_equal(found.values, values):
+        raise OSError("reading back gave other voxels")

@@ -227,7 +227,7 @@ def test_a_file_that_reads_back_otherwise_is_not_kept(suffix, tmp_path, monkeypa
     monkeypatch.setattr(itk_formats, "write_itk", spoiling(itk_formats.write_itk))
     path = tmp_path / f"mask{suffix}"
     path.write_bytes(b"old")
-    with pytest.raises(InputError, match="reading back gave other voxels or another grid"):
+    with pytest.raises(InputError, match="reading back gave other voxels"):
         write_labels(path, mask_of((4, 7, 9)), geometry_of((4, 7, 9)))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -257,7 +257,9 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(suffix, announced, tmp
     with tmpfs(tmp_path / "disk") as disk:
         path = disk / f"mask{suffix}"
         path.write_bytes(b"old")
-        with pytest.raises(InputError, match=r"disk: needs|cannot be written .*Free some space"):
+        with pytest.raises(
+            InputError, match=r"disk: needs|the disk is full|cannot be written .*Try another"
+        ):
             write_labels(path, noise, geometry_of(shape))
         assert path.read_bytes() == b"old"
         assert list(disk.iterdir()) == [path]
