@@ -45,7 +45,9 @@ def read_ct(
     if path.is_dir():
         from samcancer.volume_io.dicom import read_dicom_ct
 
-        return read_dicom_ct(path, series=series)
+        ct = read_dicom_ct(path, series=series)
+        _require_hu(ct.hu, path)
+        return ct
     raw = read_volume(path, options)
     return CtVolume(
         hu_from(raw, path, options),

@@ -104,6 +104,12 @@ def test_a_sound_series_is_read_in_order_and_on_its_grid(tmp_path):
     np.testing.assert_allclose(scan.geometry.direction_matrix, np.eye(3), atol=1e-12)
 
 
+def test_a_series_without_its_intercept_is_not_taken_as_hu(tmp_path):
+    folder = write_series(tmp_path / "ct", lambda z: {"RescaleIntercept": 0})
+    with pytest.raises(InputError, match=r"ct: not in HU: no value is negative .*intercept"):
+        read_ct(folder)
+
+
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 @pytest.mark.parametrize(
     "cosines", [[1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1], [0.8, 0.6, 0, -0.6, 0.8, 0]]
