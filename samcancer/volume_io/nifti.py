@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from samcancer.errors import InputError
 from samcancer.geometry import Geometry
 from samcancer.volume_io.grids import grid_from_affine
+from samcancer.volume_io.gzip_stream import open_gzip
 from samcancer.volume_io.nifti_header import (
     HEADER_BYTES,
     RE_COPY,
@@ -63,7 +64,7 @@ def read_nifti(path: Path, options: ReadOptions) -> RawVolume:
             header, order = parse_header(stream.read(HEADER_BYTES), path)
             size = _require_one_volume(header, path)
             stored = _read_voxels(stream, header, order, size, path)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error) as error:
         raise InputError(
             f"the compressed data is damaged or cut short ({error})", path=path, mend=RE_COPY
         ) from None
@@ -113,7 +114,7 @@ def write_nifti(
 
 def _open(path: Path) -> BinaryIO:
     """Open for reading, through gzip where the name ends so."""
-    return cast(BinaryIO, gzip.open(path)) if _is_packed(path) else path.open("rb")
+    return open_gzip(path) if _is_packed(path) else path.open("rb")
 
 
 def _is_packed(path: Path) -> bool:
@@ -124,7 +125,7 @@ def _header_like(reference: Path, geometry: Geometry) -> Any:
     try:
         with _open(reference) as stream:
             source, _ = parse_header(stream.read(HEADER_BYTES), reference)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error) as error:
         raise InputError(
             f"the compressed data is damaged or cut short ({error})", path=reference, mend=RE_COPY
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,15 @@ def test_big_endian_files_are_read(suffix, tmp_path):
     path = tmp_path / f"scan{suffix}"
     nibabel.save(swapped, path)
     assert_equals_itk(read_ct(path), path)
+
+
+@pytest.mark.parametrize("first", [1, 10, 348, 352, 700])
+def test_a_scan_packed_in_two_gzip_members_and_padded_is_read(first, tmp_path):
+    plain = save_by_itk(tmp_path / "scan.nii", phantom_hu()).read_bytes()
+    path = tmp_path / "scan.nii.gz"
+    members = gzip.compress(plain[:first]) + gzip.compress(plain[first:])
+    path.write_bytes(members + bytes(300))
+    np.testing.assert_array_equal(read_ct(path).hu, phantom_hu())
 
 
 def test_a_rescaled_scan_is_read_in_hu(tmp_path):

@@ -207,6 +207,18 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
         "holds more voxel bytes where its header says 378",
         "re-copy",
     ),
+    "bytes behind the gzip stream": (
+        "s.nii.gz",
+        lambda p: with_text(p, save_by_itk(p, HU).read_bytes() + b"tail"),
+        "compressed data is damaged",
+        "re-copy",
+    ),
+    "a second gzip member cut short": (
+        "s.nii.gz",
+        lambda p: with_text(p, save_by_itk(p, HU).read_bytes() + gzip.compress(b"")[:-3]),
+        "cut short",
+        "re-copy",
+    ),
     "0 bytes": ("s.nii.gz", lambda p: with_text(p, b""), r"empty \(0 bytes\)", "re-copy"),
     "text": (
         "s.nii",
