@@ -150,6 +150,33 @@ def test_a_run_killed_three_times_resumes_to_the_same_bytes(tmp_path: Path) -> N
     assert leftovers == []
 
 
+@pytest.mark.slow
+def test_no_loader_process_outlives_a_killed_training_process(tmp_path: Path) -> None:
+    make_store(tmp_path / "store")
+    training = command(tmp_path, "--fold", "0", "--epochs", "100000", "--workers", "2")
+    with subprocess.Popen(training, env=environment(), start_new_session=True) as process:
+        saved = tmp_path / "runs" / "fold_0" / "resume.pt"
+        deadline = time.monotonic() + _PATIENCE_S
+        while not saved.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.kill()  # this process alone, so that its children have to notice
+    assert group_is_gone(process.pid, within_s=60)
+
+
+def group_is_gone(group: int, *, within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.2)
+    os.killpg(group, signal.SIGKILL)
+    return False
+
+
 def require_equal_weights(folder: Path) -> None:
     for name in ("last.safetensors", "best.safetensors", "best.json", "last.json"):
         a, b = (folder / run / "runs" / "fold_0" / name for run in ("whole", "cut"))
