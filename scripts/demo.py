@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, default=8, help="patients of each data set")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fold-seconds", type=float, default=40.0, help="training of a fold")
-    parser.add_argument("--final-seconds", type=float, default=70.0, help="training of an arm")
+    parser.add_argument("--final-seconds", type=float, default=95.0, help="training of an arm")
     args = parser.parse_args(argv)
     started = time.monotonic()
     output: Path = args.output
