@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=CONFIG, metavar="FILE")
     parser.add_argument("--cases", type=int, default=8, help="patients of each data set")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--fold-seconds", type=float, default=40.0, help="training of a fold")
-    parser.add_argument("--final-seconds", type=float, default=95.0, help="training of an arm")
+    parser.add_argument("--fold-seconds", type=float, default=50.0, help="training of a fold")
+    parser.add_argument("--final-seconds", type=float, default=140.0, help="training of an arm")
     args = parser.parse_args(argv)
     started = time.monotonic()
     output: Path = args.output
@@ -81,19 +81,21 @@ def prepare_and_train(steps: Pipeline, output: Path) -> None:
         stage="case store",
     )
     training = "--data {output}/store --output {output}/runs --config {config}"
-    for fold in FOLDS:
-        steps.train(
-            f"train-fold {training} --fold {fold} --time-budget {{fold_seconds}}",
-            folder=output / "runs" / f"fold_{fold}",
-            stage="five folds",
-        )
+    runs = output / "runs"
+    folds = {
+        runs / f"fold_{fold}": f"train-fold {training} --fold {fold} --time-budget {{fold_seconds}}"
+        for fold in FOLDS
+    }
+    arms = {
+        runs / folder: f"train-final {training} --name {folder} {options} "
+        "--time-budget {final_seconds}"
+        for folder, options in ARMS.values()
+    }
+    needs_pseudo_labels = runs / ARMS["c: with pseudo labels"][0]
+    last = {needs_pseudo_labels: arms.pop(needs_pseudo_labels)}
+    steps.train_side_by_side(folds | arms, stage="five folds, arms a and b")
     steps.run("pseudo-label --data {output}/store --runs {output}/runs", stage="pseudo labels")
-    for folder, options in ARMS.values():
-        steps.train(
-            f"train-final {training} --name {folder} {options} --time-budget {{final_seconds}}",
-            folder=output / "runs" / folder,
-            stage="three final trainings",
-        )
+    steps.train_side_by_side(last, stage="arm c")
 
 
 def predict(steps: Pipeline, folder: str) -> None:
