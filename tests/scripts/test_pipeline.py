@@ -55,6 +55,26 @@ def test_the_commands_file_can_be_pasted_into_a_shell(
     assert shlex.split(line) == ["samcancer", *calls[0]]
 
 
+def test_trainings_side_by_side_all_end_before_the_first_failure_stops(
+    tmp_path: Path, calls: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def fake_run(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        threads.append(options["env"]["OMP_NUM_THREADS"])
+        return subprocess.CompletedProcess(words, 2 if words[-1] == "1" else 0)
+
+    monkeypatch.setattr(sys.modules["pipeline"].subprocess, "run", fake_run)
+    steps = pipeline(tmp_path)
+    trainings = {tmp_path / f"fold_{k}": f"train-fold --fold {k}" for k in range(3)}
+    with pytest.raises(SystemExit) as end:
+        steps.train_side_by_side(trainings, stage="folds")
+    assert end.value.code == 2
+    assert threads == ["1", "1", "1"]
+    assert sorted(steps.commands) == [f"samcancer train-fold --fold {k}" for k in range(3)]
+    assert calls == []
+
+
 def test_training_resumes_what_was_begun(tmp_path: Path, calls: list[list[str]]) -> None:
     steps = pipeline(tmp_path)
     steps.train("train-fold --fold 0", folder=tmp_path, stage="a")
