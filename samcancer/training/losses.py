@@ -20,6 +20,9 @@ from torch import Tensor
 from samcancer.config import TrainConfig
 from samcancer.data.dataset import Sample, unpack_bits
 
+_DICE_SMOOTHING = 1.0
+"""Voxels added to both counts, so that the Dice of a lesion of one voxel has a bounded gradient."""
+
 
 class Targets(NamedTuple):
     """What is known about a batch, as 0 and 1 in float32."""
@@ -83,16 +86,11 @@ def masked_loss(
 
 
 def _dice_loss(logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Return 1 - mean soft Dice of the (sample, slice, class) with a labelled voxel; 0 if none.
-
-    The counts are not smoothed: where a class is present they hold at least one voxel, and a voxel
-    added to both would reward an empty mask for a small lesion with a Dice far above 0, a plateau
-    that training does not leave.
-    """
+    """Return 1 - mean soft Dice of the (sample, slice, class) with a labelled voxel; 0 if none."""
     probability = torch.sigmoid(logits) * targets.known
     overlap = (probability * targets.labels).sum(dim=(-2, -1))
     sizes = probability.sum(dim=(-2, -1)) + targets.labels.sum(dim=(-2, -1))
-    dice = 2 * overlap / sizes.clamp(min=1)
+    dice = (2 * overlap + _DICE_SMOOTHING) / (sizes + _DICE_SMOOTHING)
     present = targets.presence
     loss = ((1 - dice) * present).sum() / present.sum().clamp(min=1)
     summed = (dice * present).sum(dim=(0, 1))
