@@ -123,6 +123,8 @@ class TrainConfig:
     dice_weight: float = 1.0
     bce_weight: float = 1.0
     presence_weight: float = 0.2
+    lesion_weight: float = 10.0
+    """Weight of a class's own voxels in the cross-entropy, against 1 for background."""
     gradient_clip: float = 1.0
     """Largest gradient norm."""
     unknown_labels: UnknownLabels = "masked"
@@ -153,6 +155,7 @@ class TrainConfig:
             "dice_weight",
             "bce_weight",
             "presence_weight",
+            "lesion_weight",
             "seed",
         ):
             _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name))

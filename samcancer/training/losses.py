@@ -20,9 +20,6 @@ from torch import Tensor
 from samcancer.config import TrainConfig
 from samcancer.data.dataset import Sample, unpack_bits
 
-_DICE_SMOOTHING = 1.0
-"""Voxels added to both counts, so that the Dice of a lesion of one voxel has a bounded gradient."""
-
 
 class Targets(NamedTuple):
     """What is known about a batch, as 0 and 1 in float32."""
@@ -77,8 +74,9 @@ def masked_loss(
     with torch.autocast(mask_logits.device.type, enabled=False):
         mask_logits, presence_logits = mask_logits.float(), presence_logits.float()
         dice, class_dice = _dice_loss(mask_logits, targets)
-        bce = _masked_bce(mask_logits, targets.labels, targets.known)
-        presence = _masked_bce(presence_logits, targets.presence, targets.presence_known)
+        weight = targets.known * (1 + (config.lesion_weight - 1) * targets.labels)
+        bce = _weighted_bce(mask_logits, targets.labels, weight)
+        presence = _weighted_bce(presence_logits, targets.presence, targets.presence_known)
         total = (
             config.dice_weight * dice + config.bce_weight * bce + config.presence_weight * presence
         )
@@ -86,22 +84,26 @@ def masked_loss(
 
 
 def _dice_loss(logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Return 1 - mean soft Dice of the (sample, slice, class) with a labelled voxel; 0 if none."""
+    """Return 1 - mean soft Dice of the (sample, slice, class) with a labelled voxel; 0 if none.
+
+    The counts are not smoothed: where a class is present they hold at least one voxel, and a voxel
+    added to both would reward an empty mask for a small lesion with a Dice far above 0, a plateau
+    that training does not leave.
+    """
     probability = torch.sigmoid(logits) * targets.known
     overlap = (probability * targets.labels).sum(dim=(-2, -1))
     sizes = probability.sum(dim=(-2, -1)) + targets.labels.sum(dim=(-2, -1))
-    dice = (2 * overlap + _DICE_SMOOTHING) / (sizes + _DICE_SMOOTHING)
+    dice = 2 * overlap / sizes.clamp(min=1)
     present = targets.presence
     loss = ((1 - dice) * present).sum() / present.sum().clamp(min=1)
     summed = (dice * present).sum(dim=(0, 1))
     return loss, torch.stack([summed, present.sum(dim=(0, 1))]).detach()
 
 
-def _masked_bce(logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy over what is known; 0 if nothing is.
+def _weighted_bce(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    """Return the weighted mean binary cross-entropy; 0 if all weights are, as of what is unknown.
 
-    A mean over known elements does not change its scale with the number of classes or with how
-    many of them are unknown.
+    A mean does not change its scale with the number of classes or with how many are unknown.
     """
-    summed = F.binary_cross_entropy_with_logits(logits, labels, weight=known, reduction="sum")
-    return summed / known.sum().clamp(min=1)
+    summed = F.binary_cross_entropy_with_logits(logits, labels, weight=weight, reduction="sum")
+    return summed / weight.sum().clamp(min=1)

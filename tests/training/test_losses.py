@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -11,7 +12,7 @@ from samcancer.data.dataset import unpack_bits
 from samcancer.modeling import build_model
 from samcancer.training.losses import Targets, masked_loss
 
-CONFIG = TrainConfig(dice_weight=1, bce_weight=1, presence_weight=1)
+CONFIG = TrainConfig(dice_weight=1, bce_weight=1, presence_weight=1, lesion_weight=1)
 SHAPE = (2, 3, 4, 6, 5)
 """B, T, K, rows, columns."""
 
@@ -106,13 +107,28 @@ def test_a_batch_in_which_nothing_is_known_gives_zero_loss_and_zero_gradient() -
 
 
 def test_dice_of_a_known_overlap_has_the_derived_value() -> None:
-    # probability 0.5 in all 30 voxels, 6 labelled: Dice = (2 * 3 + 1) / (15 + 6 + 1)
+    # probability 0.5 in all 30 voxels, 6 labelled: Dice = 2 * 3 / (15 + 6)
     labels = torch.zeros(1, 1, 1, 6, 5)
     labels[0, 0, 0, 1:3, 2:5] = 1
     parts = masked_loss(torch.zeros_like(labels), torch.zeros(1, 1, 1), targets(labels), CONFIG)
-    assert float(parts.dice) == pytest.approx(1 - 7 / 22)
+    assert float(parts.dice) == pytest.approx(1 - 6 / 21)
     assert float(parts.bce) == pytest.approx(math.log(2))
-    assert parts.class_dice.tolist() == [[pytest.approx(7 / 22)], [1.0]]
+    assert parts.class_dice.tolist() == [[pytest.approx(6 / 21)], [1.0]]
+
+
+def test_lesion_voxels_weigh_more_in_the_cross_entropy() -> None:
+    labels = torch.zeros(1, 1, 1, 6, 5)
+    labels[0, 0, 0, 1:3, 2:5] = 1
+    known = torch.ones_like(labels)
+    known[..., 0] = 0
+    # probability 0.2 everywhere: 6 lesion voxels of weight 10 and 18 known ones of background
+    logit = math.log(0.2 / 0.8)
+    config = dataclasses.replace(CONFIG, lesion_weight=10)
+    parts = masked_loss(
+        torch.full_like(labels, logit), torch.zeros(1, 1, 1), targets(labels, known), config
+    )
+    expected = -(60 * math.log(0.2) + 18 * math.log(0.8)) / 78
+    assert float(parts.bce) == pytest.approx(expected)
 
 
 def test_dice_is_a_mean_over_the_slices_that_show_the_class_only() -> None:
@@ -122,9 +138,9 @@ def test_dice_is_a_mean_over_the_slices_that_show_the_class_only() -> None:
     one_slice = masked_loss(perfect, torch.zeros(2, 2, 1), targets(labels), CONFIG)
     assert float(one_slice.dice) == pytest.approx(0, abs=1e-6)
     wrong = torch.where(labels > 0, -40.0, -40.0)
-    # nothing predicted, 8 labelled: Dice = 1 / (8 + 1)
+    # nothing predicted: Dice 0, however small the lesion
     missed = masked_loss(wrong, torch.zeros(2, 2, 1), targets(labels), CONFIG)
-    assert float(missed.dice) == pytest.approx(8 / 9)
+    assert float(missed.dice) == pytest.approx(1)
 
 
 def test_extreme_logits_give_finite_loss_and_gradient() -> None:
@@ -188,3 +204,18 @@ def per_class_gradients(model: torch.nn.Module, *, class_count: int) -> dict[str
         for name, parameter in model.named_parameters()
         if parameter.grad is not None and parameter.shape[:1] == (class_count,)
     }
+
+
+def test_an_empty_mask_is_not_rewarded_for_a_lesion_of_one_voxel() -> None:
+    labels = torch.zeros(1, 1, 1, 8, 8)
+    labels[0, 0, 0, 3, 4] = 1
+    logits = torch.full_like(labels, -4.0).requires_grad_()
+    parts = masked_loss(logits, torch.zeros(1, 1, 1), targets(labels), CONFIG)
+    parts.dice.backward()
+    p = 1 / (1 + math.exp(4))
+    sizes = 64 * p + 1
+    assert float(parts.dice.detach()) == pytest.approx(1 - 2 * p / sizes)
+    # d(1 - Dice)/d(logit) of the lesion voxel, by hand
+    slope = -(2 / sizes - 2 * p / sizes**2) * p * (1 - p)
+    assert logits.grad is not None
+    assert float(logits.grad[0, 0, 0, 3, 4]) == pytest.approx(slope, rel=1e-4)
