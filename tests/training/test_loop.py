@@ -231,9 +231,9 @@ def test_workers_make_the_same_run_as_the_training_process(tmp_path: Path, fabri
     assert threading.active_count() >= 1
 
 
-def test_a_network_learns_to_overfit_bright_blocks(tmp_path: Path, fabric: Fabric) -> None:
+def test_a_network_learns_bright_blocks(tmp_path: Path, fabric: Fabric) -> None:
     store = partly_labelled_store()
-    config = small_config(epochs=40, learning_rate=5e-2, samples_per_epoch=16, lesion_weight=1)
+    config = small_config(epochs=80, learning_rate=2e-2, samples_per_epoch=16, validate_every=None)
     run(tmp_path / "run", fabric, config)
     lines = read_log(tmp_path / "run")
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
