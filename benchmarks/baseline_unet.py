@@ -10,7 +10,6 @@ slice, empty ones too. Its output bias starts at the same lesion prior as ours.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +17,7 @@ from monai.networks.nets import UNet
 from torch import Tensor, nn
 
 from samcancer.modeling import NetOutput
-from samcancer.modeling.mask_decoder import LESION_PRIOR
+from samcancer.modeling.layers import PRIOR_LOGIT
 
 LEVEL_FACTORS = (1, 2, 4, 8, 16)
 """Channels of the levels relative to the first."""
@@ -55,7 +54,7 @@ class BaselineUNet(nn.Module):
             norm="batch",
         )
         with torch.no_grad():
-            self.output_bias().fill_(math.log(LESION_PRIOR / (1 - LESION_PRIOR)))
+            self.output_bias().fill_(PRIOR_LOGIT)
 
     def output_bias(self) -> nn.Parameter:
         """Return the bias of the last convolution, (K,)."""

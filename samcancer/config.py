@@ -123,8 +123,12 @@ class TrainConfig:
     dice_weight: float = 1.0
     bce_weight: float = 1.0
     presence_weight: float = 0.2
+    coarse_weight: float = 1.0
+    """Of the coarse masks that the presence is read off."""
     lesion_weight: float = 10.0
     """Weight of a class's own voxels in the cross-entropy, against 1 for background."""
+    false_presence: float = 0.3
+    """Share of true absences that the prompts are told as presence in training."""
     gradient_clip: float = 1.0
     """Largest gradient norm."""
     unknown_labels: UnknownLabels = "masked"
@@ -155,10 +159,12 @@ class TrainConfig:
             "dice_weight",
             "bce_weight",
             "presence_weight",
+            "coarse_weight",
             "lesion_weight",
             "seed",
         ):
             _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name))
+        _require(0 <= self.false_presence <= 1, "train.false_presence", self.false_presence)
         _require(
             self.unknown_labels in get_args(UnknownLabels),
             "train.unknown_labels",

@@ -34,10 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR")
     parser.add_argument("--config", type=Path, default=CONFIG, metavar="FILE")
-    parser.add_argument("--cases", type=int, default=8, help="patients of each data set")
+    parser.add_argument("--cases", type=int, default=12, help="patients of each data set")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--fold-seconds", type=float, default=50.0, help="training of a fold")
-    parser.add_argument("--final-seconds", type=float, default=140.0, help="training of an arm")
+    parser.add_argument("--fold-seconds", type=float, default=70.0, help="training of a fold")
+    parser.add_argument("--final-seconds", type=float, default=180.0, help="training of an arm")
     args = parser.parse_args(argv)
     started = time.monotonic()
     output: Path = args.output
@@ -91,11 +91,10 @@ def prepare_and_train(steps: Pipeline, output: Path) -> None:
         "--time-budget {final_seconds}"
         for folder, options in ARMS.values()
     }
-    needs_pseudo_labels = runs / ARMS["c: with pseudo labels"][0]
-    last = {needs_pseudo_labels: arms.pop(needs_pseudo_labels)}
-    steps.train_side_by_side(folds | arms, stage="five folds, arms a and b")
+    arm_a, arm_b, arm_c = arms.items()
+    steps.train_side_by_side(dict([arm_a, *folds.items()]), stage="five folds, arm a")
     steps.run("pseudo-label --data {output}/store --runs {output}/runs", stage="pseudo labels")
-    steps.train_side_by_side(last, stage="arm c")
+    steps.train_side_by_side(dict([arm_b, arm_c]), stage="arms b and c")
 
 
 def predict(steps: Pipeline, folder: str) -> None:

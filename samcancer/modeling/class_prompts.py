@@ -2,27 +2,43 @@
 
     features  F levels (N, C_i, h_i, w_i), positions F x (E, h_i, w_i)
     queries   (K, 4, E) learned indicators -> attend to all levels -> class tokens (N, K, 4, E)
-    presence  class tokens -> logits (N, K)
+    coarse    finest level -> mask logits (N, K, h_F, w_F), supervised like the masks
+    presence  class tokens and the coarse mask's maximum -> logits (N, K)
     prompts   class tokens and presence -> (N, K, 4, E), order: positive, negative, box, box
 
 The presence that shapes the prompts is the true one where it is given (teacher forcing in
 training) and the network's own probability elsewhere. The own probability passes no gradient back:
-presence is learned from its own loss only.
+presence is learned from its own loss and the coarse mask's. Without a coarse mask every place of a
+slice answers for its one presence, and small lesions are hardly noticed.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from samcancer.modeling.layers import PRIOR_LOGIT
 
 PROMPTS_PER_CLASS = 4
 """SAM's sparse prompts: positive point, negative point and the two corners of a box."""
 
 _HEADS = 4
 """Heads of the attention that pools the features."""
+
+
+class ClassAnswers(NamedTuple):
+    """What is said about every class of a slice."""
+
+    prompts: Tensor
+    """(N, K, 4, E)"""
+    presence_logits: Tensor
+    """(N, K)"""
+    coarse_logits: Tensor
+    """(N, K, h_F, w_F)"""
 
 
 class ClassPrompts(nn.Module):
@@ -37,49 +53,53 @@ class ClassPrompts(nn.Module):
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
         self.token_norm = nn.LayerNorm(dim)
-        self.presence = nn.Linear(PROMPTS_PER_CLASS * (dim + _HEADS), 1)
+        self.coarse = nn.Linear(dim, classes)
+        nn.init.constant_(self.coarse.bias, PRIOR_LOGIT)
+        self.presence = nn.Linear(PROMPTS_PER_CLASS * dim, 1)
+        self.peak_weight = nn.Parameter(torch.ones(classes))
+        self.peak_bias = nn.Parameter(torch.full((classes,), -PRIOR_LOGIT / 2))
         self.present_absent = nn.Parameter(torch.randn(2, dim))
         self.prompt_mlp = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
 
     def forward(
         self, features: Sequence[Tensor], positions: Sequence[Tensor], presence: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> ClassAnswers:
         """Answer for every class.
 
         Args:
-            features: Levels (N, C_i, h_i, w_i).
+            features: Levels (N, C_i, h_i, w_i), the finest one last.
             positions: SAM's position encoding of each level, (E, h_i, w_i).
             presence: (N, K) in {0, 1}, NaN where unknown; None where nothing is known.
-
-        Returns:
-            Prompts (N, K, 4, E) and presence logits (N, K).
         """
-        tokens, evidence = self._pool(features, positions)
-        logits = self.presence(torch.cat([tokens, evidence], dim=-1).flatten(2)).squeeze(-1)
+        memory = self._memory(features, positions)
+        tokens = self._pool(torch.cat(memory, dim=1))
+        coarse = self.coarse(memory[-1]).transpose(1, 2)
+        logits = self.presence(tokens.flatten(2)).squeeze(-1)
+        logits = logits + self.peak_weight * coarse.amax(dim=-1) + self.peak_bias
         known = torch.sigmoid(logits.detach())
         if presence is not None:
             known = torch.where(torch.isnan(presence), known, presence.to(known.dtype))
         share = known[:, :, None, None]
         present, absent = self.present_absent
-        return self.prompt_mlp(tokens + share * present + (1 - share) * absent), logits
+        prompts = self.prompt_mlp(tokens + share * present + (1 - share) * absent)
+        return ClassAnswers(prompts, logits, coarse.unflatten(2, features[-1].shape[2:]))
 
-    def _pool(
-        self, features: Sequence[Tensor], positions: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Class tokens (N, K, 4, E), and how well each query matched anywhere (N, K, 4, heads)."""
-        memory = torch.cat(
-            [
-                self.level_norm(level(x.flatten(2).transpose(1, 2))) + place.flatten(1).T
-                for level, x, place in zip(self.levels, features, positions, strict=True)
-            ],
-            dim=1,
-        )
+    def _memory(self, features: Sequence[Tensor], positions: Sequence[Tensor]) -> list[Tensor]:
+        """Return the levels as places with their positions, (N, h_i * w_i, E) each."""
+        return [
+            self.level_norm(level(x.flatten(2).transpose(1, 2))) + place.flatten(1).T
+            for level, x, place in zip(self.levels, features, positions, strict=True)
+        ]
+
+    def _pool(self, memory: Tensor) -> Tensor:
+        """Let the indicators attend to all places (N, L, E): class tokens (N, K, 4, E)."""
         batch, length, dim = memory.shape
         query = self.query(self.indicators.flatten(0, 1)).view(-1, _HEADS, dim // _HEADS)
         key, value = self.key_value(memory).view(batch, length, 2, _HEADS, -1).unbind(2)
-        match = torch.einsum("qhd,nlhd->nhql", query, key) / math.sqrt(dim // _HEADS)
-        found = torch.einsum("nhql,nlhd->nqhd", match.softmax(dim=-1), value)
-        evidence = torch.logsumexp(match, dim=-1) - math.log(length)
-        shape = (batch, len(self.indicators), PROMPTS_PER_CLASS, -1)
-        tokens = self.token_norm(self.indicators + self.out(found.reshape(shape)))
-        return tokens, evidence.transpose(1, 2).reshape(shape)
+        found = F.scaled_dot_product_attention(
+            query.transpose(0, 1).expand(batch, -1, -1, -1),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+        )
+        found = self.out(found.transpose(1, 2).flatten(2))
+        return self.token_norm(self.indicators + found.unflatten(1, self.indicators.shape[:2]))  # type: ignore[no-any-return]

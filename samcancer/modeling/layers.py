@@ -9,9 +9,17 @@ a chunk of slices gives what its stacks give one by one, which batch or instance
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+LESION_PRIOR = 0.02
+"""Share of a slice that a class covers before anything is learned."""
+
+PRIOR_LOGIT = math.log(LESION_PRIOR / (1 - LESION_PRIOR))
+"""What the biases of mask logits start at."""
 
 NEGATIVE_SLOPE = 0.01
 """Slope of the activation for negative values."""

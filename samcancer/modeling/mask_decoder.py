@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LESION_PRIOR = 0.02
-"""Share of a slice that a class covers before anything is learned; sets the mask bias."""
+from samcancer.modeling.layers import PRIOR_LOGIT
 
 
 class PromptedMaskDecoder(nn.Module):
@@ -35,8 +34,7 @@ class PromptedMaskDecoder(nn.Module):
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         self.pixel_embedding = nn.Linear(pixel_width, mask_decoder.transformer_dim // 8)
-        bias = math.log(LESION_PRIOR / (1 - LESION_PRIOR))
-        self.mask_bias = nn.Parameter(torch.full((classes,), bias))
+        self.mask_bias = nn.Parameter(torch.full((classes,), PRIOR_LOGIT))
 
     def positions(self, size: tuple[int, int]) -> Tensor:
         """SAM's position encoding of a grid, (E, h, w), in the precision of the weights."""

@@ -4,7 +4,7 @@
     encoder        -> tokens (N, S/16, S/16, D), image embedding (N, E, S/16, S/16)
     CNN branch     -> five skips, then up features, the last being pixels (N, w, S, S)
     exchange 1-4   after each encoder stage, with the down stage of the same number
-    class prompts  -> prompts (N, K, 4, E), presence logits (B, T, K)
+    class prompts  -> prompts (N, K, 4, E), presence logits (B, T, K), coarse (B, T, K, S/4, S/4)
     mask decoder   -> mask logits (B, T, K, S, S)
 
 Only the CNN's first two steps look at neighbouring slices; all else runs once per target slice.
@@ -35,6 +35,8 @@ class NetOutput(NamedTuple):
     """(B, T, K, S, S)."""
     presence_logits: Tensor
     """(B, T, K): whether the slice holds the class at all."""
+    coarse_logits: Tensor | None = None
+    """(B, T, K, S/4, S/4) masks from before the prompts, for training; None without such a head."""
 
 
 class SamCancerNet(nn.Module):
@@ -87,11 +89,13 @@ class SamCancerNet(nn.Module):
         features = [image, *decoded[:PROMPT_STAGES]]
         positions = [self.decoder.positions((f.shape[2], f.shape[3])) for f in features]
         known = None if presence is None else presence.transpose(0, 1).flatten(0, 1)
-        prompts, presence_logits = self.prompts(features, positions, known)
-        masks = self.decoder(image, prompts, decoded[-1])
+        answers = self.prompts(features, positions, known)
+        masks = self.decoder(image, answers.prompts, decoded[-1])
         return NetOutput(
-            masks.reshape(slices, batch, *masks.shape[1:]).transpose(0, 1),
-            presence_logits.reshape(slices, batch, -1).transpose(0, 1),
+            *(
+                x.unflatten(0, (slices, batch)).transpose(0, 1)
+                for x in (masks, answers.presence_logits, answers.coarse_logits)
+            )
         )
 
     def _check(self, chunk: Tensor) -> None:

@@ -2,9 +2,10 @@
 
 Per slice and class: soft Dice where the class is present, binary cross-entropy over all known
 voxels, and binary cross-entropy of the presence logit where presence is known ([SC] section 3:
-Dice + cross-entropy). Masked back-propagation ([UM] section 3.3): voxels of an unknown class enter
-neither term, so its gradient is exactly zero. A batch without any lesion still learns from the
-cross-entropy; Dice over the whole batch would give it nothing.
+Dice + cross-entropy). The coarse masks from before the prompts, where the network has them, are
+held to the same (deep supervision, as in nnU-Net). Masked back-propagation ([UM] section 3.3):
+voxels of an unknown class enter no term, so its gradient is exactly zero. A batch without any
+lesion still learns from the cross-entropy; Dice over the whole batch would give it nothing.
 
 Shapes: B samples, T target slices, K classes, S pixels. Computed in float32 from logits.
 """
@@ -33,9 +34,26 @@ class Targets(NamedTuple):
     presence_known: Tensor
     """(B, T, K)"""
 
-    def teacher_presence(self) -> Tensor:
-        """(B, T, K) presence for teacher forcing: 0, 1, or NaN where it is unknown."""
-        return self.presence.masked_fill(self.presence_known == 0, float("nan"))
+    def teacher_presence(self, *, false_share: float = 0.0) -> Tensor:
+        """(B, T, K) presence for teacher forcing: 0, 1, or NaN where it is unknown.
+
+        Args:
+            false_share: Chance of a true absence to be told as presence. At inference presence is a
+                guess; a decoder that was never told wrong outlines something wherever it is asked.
+        """
+        told = self.presence
+        if false_share > 0:
+            told = told.masked_fill(torch.rand_like(told) < false_share, 1.0)
+        return told.masked_fill(self.presence_known == 0, float("nan"))
+
+    def coarsened(self, size: torch.Size) -> Targets:
+        """Return the targets for masks of (h, w) pixels, each S / h * S / w of these.
+
+        A coarse pixel is labelled if any of its pixels is, and otherwise known if all of them are.
+        """
+        labels = _largest(self.labels, size)
+        unknown = _largest(1 - self.known, size)
+        return self._replace(labels=labels, known=torch.maximum(1 - unknown, labels))
 
 
 class LossParts(NamedTuple):
@@ -45,6 +63,7 @@ class LossParts(NamedTuple):
     dice: Tensor
     bce: Tensor
     presence: Tensor
+    coarse: Tensor
     class_dice: Tensor
     """(2, K): sum of soft Dice over the slices that show the class, and their number."""
 
@@ -61,7 +80,12 @@ def unpack_targets(batch: Sample, class_count: int) -> Targets:
 
 
 def masked_loss(
-    mask_logits: Tensor, presence_logits: Tensor, targets: Targets, config: TrainConfig
+    mask_logits: Tensor,
+    presence_logits: Tensor,
+    targets: Targets,
+    config: TrainConfig,
+    *,
+    coarse_logits: Tensor | None = None,
 ) -> LossParts:
     """Return the loss of a batch.
 
@@ -70,17 +94,32 @@ def masked_loss(
         presence_logits: (B, T, K).
         targets: What is known.
         config: Weights of the parts.
+        coarse_logits: (B, T, K, h, w), h and w divisors of S; None of a network without them.
     """
     with torch.autocast(mask_logits.device.type, enabled=False):
-        mask_logits, presence_logits = mask_logits.float(), presence_logits.float()
-        dice, class_dice = _dice_loss(mask_logits, targets)
-        weight = targets.known * (1 + (config.lesion_weight - 1) * targets.labels)
-        bce = _weighted_bce(mask_logits, targets.labels, weight)
-        presence = _weighted_bce(presence_logits, targets.presence, targets.presence_known)
+        dice, bce, class_dice = _mask_loss(mask_logits.float(), targets, config)
+        presence = _weighted_bce(presence_logits.float(), targets.presence, targets.presence_known)
+        coarse = torch.zeros_like(presence)
+        if coarse_logits is not None:
+            coarse_targets = targets.coarsened(coarse_logits.shape[-2:])
+            parts = _mask_loss(coarse_logits.float(), coarse_targets, config)
+            coarse = config.dice_weight * parts[0] + config.bce_weight * parts[1]
         total = (
-            config.dice_weight * dice + config.bce_weight * bce + config.presence_weight * presence
+            config.dice_weight * dice
+            + config.bce_weight * bce
+            + config.presence_weight * presence
+            + config.coarse_weight * coarse
         )
-    return LossParts(total, dice, bce, presence, class_dice)
+    return LossParts(total, dice, bce, presence, coarse, class_dice)
+
+
+def _mask_loss(
+    logits: Tensor, targets: Targets, config: TrainConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Dice loss, cross-entropy and the Dice of each class."""
+    dice, class_dice = _dice_loss(logits, targets)
+    weight = targets.known * (1 + (config.lesion_weight - 1) * targets.labels)
+    return dice, _weighted_bce(logits, targets.labels, weight), class_dice
 
 
 def _dice_loss(logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
@@ -107,3 +146,9 @@ def _weighted_bce(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     """
     summed = F.binary_cross_entropy_with_logits(logits, labels, weight=weight, reduction="sum")
     return summed / weight.sum().clamp(min=1)
+
+
+def _largest(x: Tensor, size: torch.Size) -> Tensor:
+    """(B, T, K, S, S) -> (B, T, K, h, w), the largest of the pixels that each new one covers."""
+    largest = F.adaptive_max_pool2d(x.flatten(0, 1), list(size))
+    return largest.view(*x.shape[:3], *size)

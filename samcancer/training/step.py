@@ -58,8 +58,15 @@ class Stepper:
         targets = unpack_targets(batch, self._class_count)
         self._fabric_optimizer.zero_grad()
         try:
-            output = self._model(batch["image"], targets.teacher_presence())
-            parts = masked_loss(output.mask_logits, output.presence_logits, targets, self._config)
+            told = targets.teacher_presence(false_share=self._config.false_presence)
+            output = self._model(batch["image"], told)
+            parts = masked_loss(
+                output.mask_logits,
+                output.presence_logits,
+                targets,
+                self._config,
+                coarse_logits=output.coarse_logits,
+            )
             self._fabric.backward(parts.total)
         except torch.OutOfMemoryError:
             raise InputError(

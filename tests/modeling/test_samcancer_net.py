@@ -16,7 +16,7 @@ from samcancer.modeling import (
     count_multiply_adds,
     count_multiply_adds_by_part,
 )
-from samcancer.modeling.mask_decoder import LESION_PRIOR
+from samcancer.modeling.layers import LESION_PRIOR
 
 ENCODER_NAMES = ["vit_tiny", "small_sam"]
 INTERACTIONS = ["exchange", "ladder"]
@@ -28,8 +28,8 @@ def chunk_of(*, batch: int = 2, slices: int = 1, size: int = 48, seed: int = 7) 
 
 
 def loss_of(model: SamCancerNet, chunk: Tensor, presence: Tensor | None = None) -> Tensor:
-    masks, logits = model(chunk, presence)
-    return masks.square().mean() + logits.square().mean()
+    output = model(chunk, presence)
+    return torch.stack([logits.square().mean() for logits in output]).sum()
 
 
 @pytest.mark.parametrize("interaction", INTERACTIONS)
@@ -136,14 +136,28 @@ def test_unknown_presence_is_the_networks_own(build) -> None:
 def test_masks_do_not_teach_presence(build) -> None:
     model = build()
     model(chunk_of()).mask_logits.square().mean().backward()
-    assert model.prompts.presence.weight.grad is None
+    for part in (model.prompts.presence, model.prompts.coarse):
+        assert part.weight.grad is None
+
+
+def test_a_coarse_pixel_raises_the_presence_of_its_class_only(build) -> None:
+    model = build(classes=3).eval()
+    with torch.no_grad():
+        before = model(chunk_of())
+        model.prompts.coarse.bias[1] += 2
+        after = model(chunk_of())
+    changed = after.coarse_logits - before.coarse_logits
+    torch.testing.assert_close(changed.amax(dim=(0, 1, 3, 4)), torch.tensor([0.0, 2.0, 0.0]))
+    raised = after.presence_logits - before.presence_logits
+    torch.testing.assert_close(raised, torch.tensor([0.0, 2.0, 0.0]).expand_as(raised))
 
 
 def test_the_mask_of_one_class_gives_another_class_no_gradient(build) -> None:
     model = build(classes=3)
     output = model(chunk_of())
-    (output.mask_logits[:, :, 1].square().sum() + output.presence_logits[:, :, 1].sum()).backward()
-    for parameter in (model.prompts.indicators, model.decoder.mask_bias):
+    sum(logits[:, :, 1].square().sum() for logits in output).backward()
+    own = (model.prompts.indicators, model.prompts.coarse.weight, model.decoder.mask_bias)
+    for parameter in own:
         touched = [bool(g.any()) for g in parameter.grad]
         assert touched == [False, True, False]
 

@@ -73,7 +73,7 @@ def test_class_prompts() -> None:
     prompts = ClassPrompts(K, 8, level_channels=[3, 5])
     features = [torch.zeros(N, 3, 2, 3), torch.zeros(N, 5, 4, 6)]
     positions = [torch.zeros(8, 2, 3), torch.zeros(8, 4, 6)]
-    assert shapes(*prompts(features, positions, None)) == [(N, K, 4, 8), (N, K)]
+    assert shapes(*prompts(features, positions, None)) == [(N, K, 4, 8), (N, K), (N, K, 4, 6)]
 
 
 @pytest.mark.parametrize("encoder", ["vit_tiny", "small_sam"])
@@ -87,7 +87,7 @@ def test_mask_decoder_and_network(build, encoder: str) -> None:
     )
     assert shapes(masks) == [(N, K, S, S)]
     output = model(torch.zeros(B, T + 4, S, S), torch.ones(B, T, K))
-    assert shapes(*output) == [(B, T, K, S, S), (B, T, K)]
+    assert shapes(*output) == [(B, T, K, S, S), (B, T, K), (B, T, K, S // 4, S // 4)]
 
 
 def test_each_token_attends_to_its_own_pixels_only() -> None:

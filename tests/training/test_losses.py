@@ -172,6 +172,41 @@ def test_teacher_presence_is_nan_where_unknown() -> None:
     assert int(torch.isnan(teacher).sum()) == SHAPE[1]
 
 
+def test_a_share_of_absences_is_told_as_presence_and_no_presence_as_absence() -> None:
+    torch.manual_seed(0)
+    shape = (50, 20, 2, 1, 1)
+    labels, known = torch.zeros(shape), torch.ones(shape)
+    labels[:, :, 1] = 1
+    known[0, :, 0] = 0
+    told = targets(labels, known).teacher_presence(false_share=0.3)
+    assert torch.isnan(told[0, :, 0]).all()
+    assert 0.25 < float(told[1:, :, 0].mean()) < 0.35
+    assert (told[:, :, 1] == 1).all()
+
+
+def test_coarse_masks_are_held_to_the_labels_below_their_pixels() -> None:
+    labels = torch.zeros(1, 1, 1, 4, 6)
+    labels[..., 1, 1] = 1
+    known = torch.ones_like(labels)
+    known[..., 0, 0] = 0  # beside the lesion: the coarse pixel is lesion all the same
+    known[..., 3, 3] = 0  # no lesion near: the coarse pixel is unknown
+    coarse = targets(labels, known).coarsened(torch.Size([2, 3]))
+    assert coarse.labels[0, 0, 0].tolist() == [[1, 0, 0], [0, 0, 0]]
+    assert coarse.known[0, 0, 0].tolist() == [[1, 1, 1], [1, 0, 1]]
+    logits = torch.zeros(1, 1, 1, 2, 3, requires_grad=True)
+    parts = masked_loss(
+        torch.zeros_like(labels),
+        torch.zeros(1, 1, 1),
+        targets(labels, known),
+        CONFIG,
+        coarse_logits=logits,
+    )
+    # probability 0.5 in five known pixels, one of them lesion: Dice = 2 * 0.5 / (2.5 + 1)
+    assert float(parts.coarse.detach()) == pytest.approx(1 - 1 / 3.5 + math.log(2))
+    parts.total.backward()
+    assert (logits.grad != 0)[0, 0, 0].tolist() == [[True] * 3, [True, False, True]]
+
+
 @pytest.mark.parametrize("bit", [0, 7, 30, 31])
 def test_bits_are_spread_to_their_class(bit: int) -> None:
     bits = torch.zeros(1, 2, 3, 3, dtype=torch.int32)
@@ -190,7 +225,13 @@ def test_parameters_of_an_unknown_class_get_no_gradient_in_the_real_network() ->
     known[:, :, 1] = 0
     what = targets(labels, known)
     output = model(torch.rand(1, 5, 32, 32), what.teacher_presence())
-    masked_loss(output.mask_logits, output.presence_logits, what, CONFIG).total.backward()
+    masked_loss(
+        output.mask_logits,
+        output.presence_logits,
+        what,
+        CONFIG,
+        coarse_logits=output.coarse_logits,
+    ).total.backward()
     own = per_class_gradients(model, class_count=7)
     assert own, "the network should have parameters with one row per class"
     for name, gradient in own.items():
