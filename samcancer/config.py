@@ -222,9 +222,11 @@ def load_config(path: Path | None) -> Config:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError("no such file", path=path) from None
+        raise InputError("no such file", path=path, mend="see configs/ for examples") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"not valid YAML ({error})", path=path) from None
+        raise InputError(
+            f"not valid YAML ({error})", path=path, mend="see configs/ for examples"
+        ) from None
     try:
         return config_from_dict(content or {})
     except (TypeError, ValueError) as error:

@@ -104,9 +104,11 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError("no such file", path=path) from None
+        raise InputError("no such file", path=path, mend="check the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"not valid JSON ({error})", path=path) from None
+        raise InputError(
+            f"not valid JSON ({error})", path=path, mend="write the file anew"
+        ) from None
 
 
 def sha256_of(path: Path) -> str:

@@ -261,9 +261,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError("no such file", path=path) from None
+        raise InputError("no such file", path=path, mend="check --taxonomy") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"not valid YAML ({error})", path=path) from None
+        raise InputError(
+            f"not valid YAML ({error})", path=path, mend="see docs/data_sets.md"
+        ) from None
     if not isinstance(content, dict):
         raise InputError(
             f"must be a mapping of sections, got {type(content).__name__}", path=path, mend=_MEND

@@ -76,7 +76,8 @@ class Folds:
         for members in patient_groups(cases):
             if len({self._fold_of[patient] for patient in members}) > 1:
                 raise InputError(
-                    f"patients {', '.join(members)} share a scan and are in different folds"
+                    f"patients {', '.join(members)} share a scan and are in different folds",
+                    mend="remove folds.json and train the folds anew",
                 )
 
 

@@ -252,12 +252,14 @@ def _own_labels(prediction: Path | None, case_id: str, labels: LabelValues) -> L
 
 def _by_case(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise InputError("no such folder", path=folder)
+        raise InputError("no such folder", path=folder, mend="name a folder of masks")
     found: dict[str, Path] = {}
     for path in find_volumes(folder):
         case_id = strip_volume_suffix(path)
         if case_id in found:
-            raise InputError(f"is the same case as {found[case_id].name}", path=path)
+            raise InputError(
+                f"is the same case as {found[case_id].name}", path=path, mend="remove one of them"
+            )
         found[case_id] = path
     return found
 

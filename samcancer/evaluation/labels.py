@@ -136,7 +136,9 @@ def read_annotations(text: str | None, class_names: frozenset[str]) -> Annotatio
         with path.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
     except FileNotFoundError:
-        raise InputError("no such file", path=path) from None
+        raise InputError(
+            "no such file", path=path, mend="name classes, or a CSV table of case,classes"
+        ) from None
     if rows and not {"case", "classes"} <= set(rows[0]):
         raise InputError(f"has the columns {list(rows[0])}", path=path, mend="use case,classes")
     return Annotations(
@@ -183,5 +185,9 @@ def _labels_of(content: Any, path: Path) -> LabelValues:
             f"'labels' is {content!r}", path=path, mend="write NAME: VALUE pairs"
         ) from None
     if not labels:
-        raise InputError("'labels' names no class besides the background", path=path)
+        raise InputError(
+            "'labels' names no class besides the background",
+            path=path,
+            mend='add the classes, such as "liver_lesion": 1',
+        )
     return labels

@@ -45,7 +45,7 @@ def find_scans(inputs: Iterable[Path]) -> dict[str, Path]:
     scans: dict[str, Path] = {}
     for given in inputs:
         if not given.exists():
-            raise InputError("no such file or folder", path=given)
+            raise InputError("no such file or folder", path=given, mend="check --input")
         for scan in _scans_of(given):
             case_id = case_id_of(scan)
             if case_id in scans:

@@ -89,7 +89,9 @@ def _read(path: Path) -> tuple[Mapping[str, Any], ...]:
                 entry = json.loads(line)
                 epochs[int(entry["epoch"])] = entry
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"not a training log ({error})", path=path) from None
+        raise InputError(
+            f"not a training log ({error})", path=path, mend="name the folder of one run"
+        ) from None
     return tuple(epochs[number] for number in sorted(epochs))
 
 

@@ -141,13 +141,17 @@ def _read_case(
 
 def _by_case(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise InputError("no such folder", path=folder)
+        raise InputError("no such folder", path=folder, mend="name a folder of volumes")
     return {strip_volume_suffix(p).removesuffix(_CHANNEL_SUFFIX): p for p in find_volumes(folder)}
 
 
 def _require(found: Mapping[str, Path], case_id: str, folder: Path) -> Path:
     if case_id not in found:
-        raise InputError(f"holds no volume of the case {case_id!r}", path=folder)
+        raise InputError(
+            f"holds no volume of the case {case_id!r}",
+            path=folder,
+            mend="name the folder that was evaluated",
+        )
     return found[case_id]
 
 

@@ -58,7 +58,11 @@ def read_scores(folder: Path) -> Scores:
     summary = read_json(folder / "summary.json")
     path = folder / "per_case.csv"
     if not isinstance(summary, dict) or "classes" not in summary:
-        raise InputError("not the summary of an evaluation", path=folder / "summary.json")
+        raise InputError(
+            "not the summary of an evaluation",
+            path=folder / "summary.json",
+            mend="run evaluate again",
+        )
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
@@ -66,7 +70,9 @@ def read_scores(folder: Path) -> Scores:
     except FileNotFoundError:
         raise InputError("no such file", path=path, mend=_MEND) from None
     except (KeyError, ValueError) as error:
-        raise InputError(f"not the table of an evaluation ({error})", path=path) from None
+        raise InputError(
+            f"not the table of an evaluation ({error})", path=path, mend="run evaluate again"
+        ) from None
     return Scores(summary, cases)
 
 

@@ -162,7 +162,11 @@ def checkpoint_stem(path: Path) -> Path:
             )
         return path / BEST
     if not path.exists():
-        raise InputError("no such run folder or checkpoint", path=path)
+        raise InputError(
+            "no such run folder or checkpoint",
+            path=path,
+            mend="name a run folder or a .safetensors file",
+        )
     if path.suffix != ".safetensors":
         raise InputError(
             f"not a checkpoint of samcancer (suffix {path.suffix!r})",

@@ -21,7 +21,7 @@ def load_sam_state(path: Path) -> dict[str, Tensor]:
         InputError: When the file is missing, damaged, or anything but a dict of tensors.
     """
     if not path.is_file():
-        raise InputError("no such checkpoint file", path=path)
+        raise InputError("no such checkpoint file", path=path, mend="see checkpoints/README.md")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (

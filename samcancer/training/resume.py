@@ -22,6 +22,8 @@ RESUME_NAME = "resume.pt"
 
 _HASH_DIGITS = 64
 
+_MEND = "delete the run folder and train anew"
+
 _ZIP_MAGIC = b"PK"
 """Start of what ``torch.save`` writes; plain pickles are refused before anything parses them."""
 
@@ -54,16 +56,14 @@ def read_resume(folder: Path) -> dict[str, Any]:
     content = path.read_bytes()
     digest, payload = content[:_HASH_DIGITS], content[_HASH_DIGITS + 1 :]
     if digest != hashlib.sha256(payload).hexdigest().encode():
-        raise InputError(
-            "damaged (SHA-256 differs)", path=path, mend="delete the run folder and train anew"
-        )
+        raise InputError("damaged (SHA-256 differs)", path=path, mend=_MEND)
     if not payload.startswith(_ZIP_MAGIC):
-        raise InputError("not a state of training (no torch archive)", path=path)
+        raise InputError("not a state of training (no torch archive)", path=path, mend=_MEND)
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"not a state of training ({first_line})", path=path) from None
+        raise InputError(f"not a state of training ({first_line})", path=path, mend=_MEND) from None
     if not isinstance(state, dict):
-        raise InputError("not a state of training", path=path)
+        raise InputError("not a state of training", path=path, mend=_MEND)
     return state

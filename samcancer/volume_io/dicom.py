@@ -66,6 +66,8 @@ class _Slice:
     """InstanceNumber."""
     announced: int
     """ImagesInAcquisition; 0 where the header does not say."""
+    frame: str
+    """FrameOfReferenceUID; empty where the header does not say."""
 
 
 def read_dicom_ct(folder: Path, *, series: str | None = None) -> CtVolume:
@@ -127,6 +129,8 @@ def _find_series(folder: Path) -> tuple[dict[str, list[_Slice]], dict[str, int]]
         if tags is None or reason is not None:
             others[reason or ""] += 1
         else:
+            if not tags["SeriesInstanceUID"]:
+                raise InputError("has no SeriesInstanceUID", path=path, mend=RE_EXPORT)
             found[str(tags["SeriesInstanceUID"])].append(_placed(path, tags))
     return found, others
 
@@ -182,6 +186,7 @@ def _placed(path: Path, tags: Tags) -> _Slice:
         (int(size[0]), int(size[1])),
         whole_number_of(tags, "InstanceNumber", path),
         whole_number_of(tags, "ImagesInAcquisition", path) or 0,
+        str(tags["FrameOfReferenceUID"] or ""),
     )
 
 
@@ -195,7 +200,9 @@ def _choose_series(
     listed = "; ".join(f"{uid} ({len(items)} slices)" for uid, items in sorted(found.items()))
     if series is not None:
         if series not in found:
-            raise InputError(f"has no series {series}, only {listed}", path=folder)
+            raise InputError(
+                f"has no series {series}, only {listed}", path=folder, mend="choose one of these"
+            )
         return found[series]
     if len(found) > 1:
         raise InputError(
@@ -262,6 +269,12 @@ def _require_alike(item: _Slice, first: _Slice) -> None:
         raise InputError(
             f"is {item.shape[0]} x {item.shape[1]} pixels where {first.path.name} is "
             f"{first.shape[0]} x {first.shape[1]}",
+            path=item.path,
+            mend=RE_EXPORT,
+        )
+    if item.frame != first.frame:
+        raise InputError(
+            f"lies in another frame of reference than {first.path.name}",
             path=item.path,
             mend=RE_EXPORT,
         )

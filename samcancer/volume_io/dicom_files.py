@@ -23,7 +23,8 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from samcancer.errors import InputError
 
 HEADER_TAGS = (
-    "Modality", "ImageType", "SeriesInstanceUID", "InstanceNumber", "ImagesInAcquisition",
+    "Modality", "ImageType", "SeriesInstanceUID", "FrameOfReferenceUID", "InstanceNumber",
+    "ImagesInAcquisition",
     "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "ImagePositionPatient",
     "ImageOrientationPatient",
 )  # fmt: skip

@@ -63,7 +63,7 @@ def find_volumes(path: Path) -> list[Path]:
         require_volume_suffix(path)
         return [path]
     if not path.is_dir():
-        raise InputError("no such file or folder", path=path)
+        raise InputError("no such file or folder", path=path, mend="check the path")
     found = sorted(
         p
         for p in path.iterdir()
@@ -89,7 +89,7 @@ def require_content_matches_name(path: Path) -> None:
         with path.open("rb") as stream:
             head = stream.read(_HEAD_BYTES)
     except FileNotFoundError:
-        raise InputError("no such file", path=path) from None
+        raise InputError("no such file", path=path, mend="check the path") from None
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", path=path) from None
     if not head:

@@ -103,7 +103,9 @@ def hu_from(raw: RawVolume, path: Path, options: ReadOptions) -> NDArray[np.int1
     if values.dtype.kind == "f":
         values = np.rint(_fill_missing(values, path, options.nan_fill))
     if values.dtype.kind not in "fiu":
-        raise InputError(f"its voxels are of type {values.dtype}", path=path)
+        raise InputError(
+            f"its voxels are of type {values.dtype}", path=path, mend="save it as int16"
+        )
     if values.min() < _INT16.min or values.max() > _INT16.max:
         beyond = (values < _INT16.min) | (values > _INT16.max)
         raise InputError(

@@ -252,6 +252,12 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "is oriented otherwise than",
         "export",
     ),
+    "frames of reference mixed": (
+        with_one(1, FrameOfReferenceUID=OTHER_SERIES),
+        "lies in another frame of reference than",
+        "export",
+    ),
+    "no series": (with_one(3, SeriesInstanceUID=None), "has no SeriesInstanceUID", "export"),
     "pixel sizes mixed": (with_one(4, PixelSpacing=[0.8, 0.7]), "pixels of other size", "export"),
     "no rescale": (with_one(3, RescaleSlope=None), r"image_3\.dcm: has no rescale", "export"),
     "rescale 0": (with_one(3, RescaleSlope=0), r"under the rescale 0 x \+ -1024", "check"),
