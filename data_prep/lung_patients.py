@@ -11,7 +11,6 @@ import contextlib
 import logging
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -26,6 +25,7 @@ from rich.progress import track
 from data_prep.rtstruct import rasterise, read_structure_set
 from samcancer.errors import InputError
 from samcancer.files import sha256_of, write_json_atomic, write_text_atomic
+from samcancer.pretrained import download_wheel
 from samcancer.volume_io import read_ct, write_ct, write_labels
 
 log = logging.getLogger(__name__)
@@ -74,10 +74,11 @@ def fetch_wheel(cache: Path) -> Path:
     wheel = cache / WHEEL_NAME
     if not wheel.exists():
         log.info("downloading %s (26 MB) with pip", WHEEL_REQUIREMENT)
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            _pip_download(Path(folder))
-            (Path(folder) / WHEEL_NAME).replace(wheel)
+        download_wheel(
+            WHEEL_REQUIREMENT,
+            cache,
+            mend=f"download {WHEEL_NAME} by hand and put it into the cache folder",
+        )
     found = sha256_of(wheel)
     if found != WHEEL_SHA256:
         raise InputError(
@@ -131,19 +132,6 @@ def convert_patients(patients: list[PatientFolder], raw: Path) -> Path:
         },
     )
     return dataset
-
-
-def _pip_download(folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest"]
-    done = subprocess.run(  # noqa: S603 - a fixed command
-        [*command, str(folder), WHEEL_REQUIREMENT], capture_output=True, text=True, check=False
-    )
-    if done.returncode or not (folder / WHEEL_NAME).exists():
-        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-        raise InputError(
-            f"pip could not download {WHEEL_REQUIREMENT} ({reason})",
-            mend=f"download {WHEEL_NAME} by hand and put it into the cache folder",
-        )
 
 
 def _members(archive: zipfile.ZipFile) -> dict[tuple[str, str], zipfile.ZipInfo]:

@@ -40,7 +40,8 @@ class ModelConfig:
     encoder: str = "vit_tiny"
     """Name in samcancer.modeling.encoders; the frozen ones need a checkpoint."""
     encoder_checkpoint: str | None = None
-    """Path of the encoder's official weights; None starts from random weights."""
+    """The encoder's official weights, by name in checkpoints/registry.yaml or by path; None starts
+    from random weights."""
     interaction: Interaction = "exchange"
     image_size: int = 256
     """In-plane size S of stacks in pixels; a multiple of 16."""

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
     {"errors", "files", "config", "taxonomy", "geometry", "windowing", "inplane"},
+    {"pretrained"},
     {"volume_io"},
     {"data"},
     {"modeling"},
@@ -24,7 +25,7 @@ LAYERS = [
 
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
-DATA_PREP_MAY_USE = {*LAYERS[0], "volume_io", "data"}
+DATA_PREP_MAY_USE = {*LAYERS[0], "pretrained", "volume_io", "data"}
 
 SOURCES = sorted([*(ROOT / "samcancer").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py")])
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from samcancer.config import ModelConfig
 from samcancer.modeling import build_model
+from samcancer.pretrained import find_checkpoint
 from samcancer.training.encoder_weights import load_sam_state
 
 
@@ -24,8 +24,8 @@ def build_network(config: ModelConfig, class_names: Sequence[str], *, seed: int 
     Raises:
         InputError: When the encoder is unknown or its checkpoint cannot be used.
     """
-    path = config.encoder_checkpoint
-    state = None if path is None else load_sam_state(Path(path))
+    named = config.encoder_checkpoint
+    state = None if named is None else load_sam_state(find_checkpoint(named))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_model(config, class_names, encoder_state=state)

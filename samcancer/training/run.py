@@ -26,7 +26,8 @@ from samcancer.data.folds import Folds, load_or_create_folds
 from samcancer.data.ledger import Ledger, PseudoLabels
 from samcancer.data.sampling import PoolCase, SlicePool
 from samcancer.errors import InputError
-from samcancer.files import folder_lock, remove_stale_temporaries, sha256_of, write_text_atomic
+from samcancer.files import folder_lock, remove_stale_temporaries, write_text_atomic
+from samcancer.pretrained import checkpoint_sha256
 from samcancer.training.checkpoint import CheckpointMeta, ModelBuilder
 from samcancer.training.devices import on_rank_zero, start_fabric
 from samcancer.training.loop import TrainJob, TrainResult, train
@@ -285,8 +286,8 @@ def _network(options: RunOptions, class_names: tuple[str, ...]) -> nn.Module:
 
 
 def _encoder_sha256(config: Config) -> str | None:
-    path = config.model.encoder_checkpoint
-    return None if path is None else sha256_of(Path(path))
+    named = config.model.encoder_checkpoint
+    return None if named is None else checkpoint_sha256(named)
 
 
 def require_disjoint(training_patients: Sequence[str], held_out_patients: Sequence[str]) -> None:
