@@ -47,6 +47,9 @@ class ModelConfig:
     """In-plane size S of stacks in pixels; a multiple of 16."""
     cnn_width: int = 48
     """Channels of the CNN branch at full resolution; the stages have 1, 2, 4, 8 and 16 times it."""
+    padded_windows: bool = False
+    """Whether a small SAM encoder keeps its windows of 14 tokens, padded, as SAM would; otherwise a
+    grid under 28 x 28 tokens is one window. Costs half as much again at 256 px."""
     train_decoder: bool = True
     """Whether the SAM mask decoder and prompt encoder are trained or stay frozen."""
 

@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--interaction", choices=_INTERACTIONS, default=default.interaction, help="(%(default)s)"
     )
     parser.add_argument(
+        "--padded-windows", action="store_true", help="keep SAM's windows of 14 on a small grid"
+    )
+    parser.add_argument(
         "--freeze-decoder", action="store_true", help="keep SAM's prompt encoder and decoder frozen"
     )
 
@@ -52,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
             interaction=args.interaction,
             image_size=args.image_size,
             cnn_width=args.cnn_width,
+            padded_windows=args.padded_windows,
             train_decoder=not args.freeze_decoder,
         )
     except ValueError as error:

@@ -1,7 +1,5 @@
 """Build the network that a configuration describes.
 
-    SAM normalisation: grey values (N, 1, S, S) in [0, 1] -> (N, 3, S, S)
-
 Here alone the parts are made and sized; each of them is given what it needs.
 """
 
@@ -11,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from samcancer.config import ModelConfig
 from samcancer.errors import InputError
@@ -28,12 +26,6 @@ from samcancer.modeling.encoders.vit import PATCH_SIZE
 from samcancer.modeling.exchange import Exchange
 from samcancer.modeling.mask_decoder import PromptedMaskDecoder
 from samcancer.modeling.samcancer_net import PROMPT_STAGES, SamCancerNet
-
-SAM_PIXEL_MEAN = (123.675, 116.28, 103.53)
-"""Mean of SAM's input channels, for values 0 to 255 (``segment_anything.build_sam``)."""
-
-SAM_PIXEL_STD = (58.395, 57.12, 57.375)
-"""Standard deviation of SAM's input channels."""
 
 _MASK_PROMPT_CHANNELS = 16
 """Channels of SAM's mask prompt encoder, which is built for its weights only."""
@@ -58,7 +50,7 @@ def build_model(
     """
     spec = _encoder_spec(config.encoder)
     dim, embedding = spec.vit.dim, spec.vit.out_channels
-    encoder = ImageEncoder(spec.vit, config.image_size)
+    encoder = ImageEncoder(spec.vit, config.image_size, padded_windows=config.padded_windows)
     cnn = CnnBranch(config.cnn_width)
     decoder = _build_decoder(spec, config, len(class_names))
     if encoder_state is not None:
@@ -68,7 +60,6 @@ def build_model(
     model = SamCancerNet(
         class_names,
         config.image_size,
-        normalise=SamNormalise() if spec.sam_normalised else nn.Identity(),
         encoder=encoder,
         cnn=cnn,
         exchanges=[Exchange(dim, c, both_ways=both_ways) for c in cnn.channels[1:]],
@@ -80,22 +71,6 @@ def build_model(
         decoder=decoder,
     )
     return model.to(memory_format=torch.channels_last)
-
-
-class SamNormalise(nn.Module):
-    """Grey values (N, 1, S, S) in [0, 1] -> SAM's three channels (N, 3, S, S)."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(SAM_PIXEL_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(SAM_PIXEL_STD).view(3, 1, 1), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 1, S, S) -> (N, 3, S, S)."""
-        return (x * 255.0 - self.mean) / self.std
 
 
 def _build_decoder(spec: EncoderSpec, config: ModelConfig, classes: int) -> PromptedMaskDecoder:
@@ -141,7 +116,7 @@ def _load_sam(
     decoder: PromptedMaskDecoder,
     state: Mapping[str, Tensor],
 ) -> None:
-    if not ENCODERS[name].sam_normalised:
+    if not ENCODERS[name].takes_sam_weights:
         raise InputError(
             f"encoder {name!r} takes no SAM weights",
             mend="leave encoder_checkpoint out, or choose a sam_* encoder",

@@ -49,7 +49,6 @@ class SamCancerNet(nn.Module):
         class_names: Sequence[str],
         image_size: int,
         *,
-        normalise: nn.Module,
         encoder: ImageEncoder,
         cnn: CnnBranch,
         exchanges: Sequence[Exchange],
@@ -59,7 +58,6 @@ class SamCancerNet(nn.Module):
         super().__init__()
         self.class_names = tuple(class_names)
         self.image_size = image_size
-        self.normalise = normalise
         self.encoder = encoder
         self.cnn = cnn
         self.exchanges = nn.ModuleList(exchanges)
@@ -78,7 +76,7 @@ class SamCancerNet(nn.Module):
         batch, slices = chunk.shape[0], chunk.shape[1] - 2 * SLICE_CONTEXT
         chunk = chunk.transpose(0, 1)
         targets = chunk[SLICE_CONTEXT:-SLICE_CONTEXT].reshape(-1, 1, *chunk.shape[2:])
-        tokens = self.encoder.embed(self.normalise(targets))
+        tokens = self.encoder.embed(targets)
         full, x = self.cnn.stem(chunk)
         skips = [full]
         for index, (down, exchange) in enumerate(zip(self.cnn.downs, self.exchanges, strict=True)):

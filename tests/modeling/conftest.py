@@ -27,7 +27,7 @@ def _small_sam_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
         vit=SMALL_VIT,
         decoder=DecoderShape(depth=2, heads=4, mlp_dim=48, extra_mask_tokens=3),
         frozen=True,
-        sam_normalised=True,
+        takes_sam_weights=True,
     )
     monkeypatch.setitem(ENCODERS, SMALL_SAM, spec)
 

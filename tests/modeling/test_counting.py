@@ -21,7 +21,7 @@ def encoder_multiply_adds(name: str, side: int) -> int:
     """Count by hand a ViT whose blocks attend to all ``side`` x ``side`` tokens."""
     shape = ENCODERS[name].vit
     tokens, dim, out = side * side, shape.dim, shape.out_channels
-    patches = tokens * dim * shape.in_channels * 16 * 16
+    patches = tokens * dim * 16 * 16
     linear = tokens * dim * dim * (3 + 1 + 2 * shape.mlp_ratio)
     attention = 2 * tokens * tokens * dim
     relative_positions = 2 * tokens * side * dim
@@ -35,7 +35,7 @@ def encoder_multiply_adds(name: str, side: int) -> int:
 def test_the_encoder_is_counted_as_by_hand_fused_attention_included(name: str, device: str) -> None:
     with torch.device(device):
         encoder = ImageEncoder(ENCODERS[name].vit, 256)
-        images = torch.zeros(1, ENCODERS[name].vit.in_channels, 256, 256)
+        images = torch.zeros(1, 1, 256, 256)
     counter = FlopCounterMode(display=False)
     with counter:
         encoder(images)
@@ -73,4 +73,4 @@ def test_the_parts_of_the_network_add_up(encoder: str) -> None:
     model = build_model(ModelConfig(encoder=encoder, image_size=48, cnn_width=4), ["a", "b"])
     parts = count_multiply_adds_by_part(model, 48)
     assert sum(parts.values()) == count_multiply_adds(model, 48)
-    assert all(count > 0 for part, count in parts.items() if part != "normalise")
+    assert all(count > 0 for count in parts.values())

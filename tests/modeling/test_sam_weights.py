@@ -9,9 +9,15 @@ from torch import Tensor
 from samcancer.config import ModelConfig
 from samcancer.errors import InputError
 from samcancer.modeling import SamCancerNet, build_model
-from samcancer.modeling.encoders.sam_weights import resize_offset_table, resize_position_map
+from samcancer.modeling.encoders.sam_weights import (
+    fold_normalisation,
+    resize_offset_table,
+    resize_position_map,
+)
 
 State = dict[str, Tensor]
+
+PATCHES = tuple(f"image_encoder.patch_embed.proj.{part}" for part in ("weight", "bias"))
 
 
 def network(state: State, *, size: int = 128, encoder: str = "small_sam") -> SamCancerNet:
@@ -31,15 +37,19 @@ def official_names(model: SamCancerNet) -> State:
 def test_at_the_checkpoints_own_size_every_weight_is_taken_as_it_is(sam_state: State) -> None:
     loaded = official_names(network(sam_state))
     assert set(loaded) == set(sam_state)
-    assert all(torch.equal(loaded[key], sam_state[key]) for key in sam_state)
+    assert all(torch.equal(loaded[key], sam_state[key]) for key in set(sam_state) - set(PATCHES))
+    folded = fold_normalisation(*(sam_state[key] for key in PATCHES))
+    for key, expected in zip(PATCHES, folded, strict=True):
+        assert torch.equal(loaded[key], expected)
 
 
 def test_at_another_size_only_position_tables_change(sam_state: State) -> None:
     loaded = official_names(network(sam_state, size=64))
     changed = {k for k in sam_state if loaded[k].shape != sam_state[k].shape}
     relative = {f"image_encoder.blocks.{i}.attn.rel_pos_{a}" for i in range(4) for a in "hw"}
-    assert changed == {"image_encoder.pos_embed", *relative}
-    assert all(torch.equal(loaded[k], sam_state[k]) for k in set(sam_state) - changed)
+    assert changed == {"image_encoder.pos_embed", *relative, PATCHES[0]}
+    untouched = set(sam_state) - changed - set(PATCHES)
+    assert all(torch.equal(loaded[k], sam_state[k]) for k in untouched)
 
 
 def test_a_resized_offset_table_keeps_its_centre_and_its_slope() -> None:

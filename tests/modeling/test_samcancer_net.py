@@ -64,7 +64,7 @@ def test_exchange_learns_through_the_frozen_blocks(build) -> None:
 def test_ladder_leaves_the_encoder_features_untouched_by_the_neighbours(build) -> None:
     model = build("small_sam", interaction="ladder")
     images = chunk_of()[:, 2:3]
-    alone = model.encoder(model.normalise(images))
+    alone = model.encoder(images)
     seen: list[Tensor] = []
     model.encoder.neck.register_forward_hook(lambda _m, _i, output: seen.append(output))
     model(chunk_of())
@@ -191,7 +191,7 @@ def test_a_frozen_vit_starts_unperturbed_by_the_cnn() -> None:
     seen: list[Tensor] = []
     model.encoder.neck.register_forward_hook(lambda _m, _i, output: seen.append(output))
     model(chunk_of())
-    alone = model.encoder(model.normalise(chunk_of()[:, 2:3]))
+    alone = model.encoder(chunk_of()[:, 2:3])
     torch.testing.assert_close(seen[0], alone)
 
 

@@ -33,8 +33,8 @@ class EncoderSpec:
     decoder: DecoderShape
     frozen: bool
     """Whether the encoder's weights never change in training."""
-    sam_normalised: bool
-    """Whether it takes three channels with SAM's mean and standard deviation."""
+    takes_sam_weights: bool
+    """Whether official SAM state dicts fit it."""
 
 
 _SAM_DECODER = DecoderShape(depth=2, heads=8, mlp_dim=2048, extra_mask_tokens=3)
@@ -42,15 +42,15 @@ _SAM_DECODER = DecoderShape(depth=2, heads=8, mlp_dim=2048, extra_mask_tokens=3)
 
 def _sam(dim: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> EncoderSpec:
     vit = VitShape(dim=dim, depth=depth, heads=heads, out_channels=256, global_blocks=global_blocks)
-    return EncoderSpec(vit=vit, decoder=_SAM_DECODER, frozen=True, sam_normalised=True)
+    return EncoderSpec(vit=vit, decoder=_SAM_DECODER, frozen=True, takes_sam_weights=True)
 
 
 ENCODERS: dict[str, EncoderSpec] = {
     "vit_tiny": EncoderSpec(
-        vit=VitShape(dim=128, depth=8, heads=4, out_channels=128, in_channels=1),
+        vit=VitShape(dim=128, depth=8, heads=4, out_channels=128),
         decoder=DecoderShape(depth=2, heads=4, mlp_dim=256, extra_mask_tokens=0),
         frozen=False,
-        sam_normalised=False,
+        takes_sam_weights=False,
     ),
     "sam_vit_b": _sam(768, 12, 12, (2, 5, 8, 11)),
     "sam_vit_l": _sam(1024, 24, 16, (5, 11, 17, 23)),

@@ -1,6 +1,7 @@
 """Load an official SAM state dict: every key accounted for, every shape checked.
 
-    image_encoder.*   -> the ViT; position tables are interpolated to its grid
+    image_encoder.*   -> the ViT; position tables are interpolated to its grid, SAM's normalisation
+                         and three equal channels are folded into the patch convolution
     prompt_encoder.*  -> segment_anything's PromptEncoder
     mask_decoder.*    -> segment_anything's MaskDecoder
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,6 +23,15 @@ from samcancer.errors import InputError
 ENCODER_PREFIX = "image_encoder."
 PROMPT_ENCODER_PREFIX = "prompt_encoder."
 MASK_DECODER_PREFIX = "mask_decoder."
+
+SAM_PIXEL_MEAN = (123.675, 116.28, 103.53)
+"""Mean of SAM's input channels, for values 0 to 255 (``segment_anything.build_sam``)."""
+
+SAM_PIXEL_STD = (58.395, 57.12, 57.375)
+"""Standard deviation of SAM's input channels."""
+
+_PATCH_WEIGHT = ENCODER_PREFIX + "patch_embed.proj.weight"
+_PATCH_BIAS = ENCODER_PREFIX + "patch_embed.proj.bias"
 
 _MAX_NAMED = 4
 """Differing keys a message names before it counts the rest."""
@@ -46,7 +57,8 @@ def load_sam_weights(parts: Mapping[str, nn.Module], state: Mapping[str, Tensor]
     }
     _refuse("lacks", sorted(set(targets) - set(state)))
     _refuse("holds unknown", sorted(set(state) - set(targets)))
-    fitted = {key: _fit(key, state[key], tuple(target.shape)) for key, target in targets.items()}
+    folded = {**state, **_folded_patches(state)}
+    fitted = {key: _fit(key, folded[key], tuple(target.shape)) for key, target in targets.items()}
     wrong = [key for key, target in targets.items() if fitted[key].shape != target.shape]
     _refuse(
         "has other shapes:",
@@ -69,6 +81,31 @@ def resize_position_map(table: Tensor, side: int) -> Tensor:
 def resize_offset_table(table: Tensor, length: int) -> Tensor:
     """``rel_pos`` (2n - 1, d) -> (length, d)."""
     return F.interpolate(table.T[None], size=length, mode="linear")[0].T
+
+
+def fold_normalisation(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Fold SAM's input normalisation and equal channels into a convolution, which stays the same.
+
+    Args:
+        weight: (D, 3, h, w), for channels ``(255 * x - mean) / std`` of one grey image x.
+        bias: (D,).
+
+    Returns:
+        Weight (D, 1, h, w) and bias (D,) for x itself.
+    """
+    mean, std = (torch.tensor(v, dtype=torch.float64) for v in (SAM_PIXEL_MEAN, SAM_PIXEL_STD))
+    exact = weight.double()
+    grey = torch.einsum("dchw,c->dhw", exact, 255.0 / std)[:, None]
+    shift = torch.einsum("dchw,c->d", exact, mean / std)
+    return grey.to(weight.dtype), (bias.double() - shift).to(bias.dtype)
+
+
+def _folded_patches(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the patch convolution for grey images; nothing where its shape is not SAM's."""
+    weight, bias = state.get(_PATCH_WEIGHT), state.get(_PATCH_BIAS)
+    if weight is None or bias is None or weight.ndim != 4 or weight.shape[1] != 3:
+        return {}
+    return dict(zip((_PATCH_WEIGHT, _PATCH_BIAS), fold_normalisation(weight, bias), strict=True))
 
 
 def _fit(key: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

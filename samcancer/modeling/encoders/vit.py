@@ -1,13 +1,15 @@
 """SAM's image encoder in four stages: a plain ViT with decomposed relative positions.
 
-    images (B, C, S, S) -> embed -> tokens (B, S/16, S/16, D)
+    images (B, 1, S, S) in [0, 1] -> embed -> tokens (B, S/16, S/16, D)
     tokens -> stage(0..3) -> tokens (B, S/16, S/16, D)
     tokens -> neck -> image embedding (B, E, S/16, S/16)
 
 Kirillov et al., *Segment Anything* (2023), appendix A; Li et al., *Exploring Plain Vision
 Transformer Backbones* (2022). Parameter names are those of the official checkpoints. Attention is
 fused, and a grid smaller than two windows is one window of its own size: at 256 px SAM's padded
-14-windows would spend 69 instead of 46.8 GFLOP a slice.
+14-windows would spend 69 instead of 46.8 GFLOP a slice. CT has one channel; SAM's three equal
+ones and their mean and standard deviation are folded into the patch convolution when its weights
+are loaded (:mod:`samcancer.modeling.encoders.sam_weights`).
 """
 
 from __future__ import annotations
@@ -42,7 +44,6 @@ class VitShape:
     heads: int
     out_channels: int
     """Channels of the image embedding."""
-    in_channels: int = 3
     window: int = 14
     """Tokens along the side of an attention window."""
     global_blocks: tuple[int, ...] = ()
@@ -59,14 +60,22 @@ class VitShape:
 class ImageEncoder(nn.Module):
     """A ViT whose blocks run in four stages."""
 
-    def __init__(self, shape: VitShape, image_size: int) -> None:
+    def __init__(self, shape: VitShape, image_size: int, *, padded_windows: bool = False) -> None:
+        """Build the encoder.
+
+        Args:
+            shape: Its architecture.
+            image_size: S, a multiple of 16.
+            padded_windows: Keep the windows of ``shape`` on a small grid too, as SAM would.
+        """
         super().__init__()
         self.shape = shape
         self.grid = image_size // PATCH_SIZE
-        self.patch_embed = PatchEmbed(shape.in_channels, shape.dim)
+        self.patch_embed = PatchEmbed(shape.dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, shape.dim))
         self.blocks = nn.ModuleList(
-            Block(shape, self.grid, is_global=i in shape.global_blocks) for i in range(shape.depth)
+            Block(shape, window=window_of(shape, i, self.grid, padded=padded_windows))
+            for i in range(shape.depth)
         )
         self.neck = nn.Sequential(
             nn.Conv2d(shape.dim, shape.out_channels, 1, bias=False),
@@ -77,7 +86,7 @@ class ImageEncoder(nn.Module):
         self._initialise()
 
     def embed(self, images: Tensor) -> Tensor:
-        """(B, C, S, S), normalised -> tokens (B, S/16, S/16, D)."""
+        """(B, 1, S, S) in [0, 1] -> tokens (B, S/16, S/16, D)."""
         tokens: Tensor = self.patch_embed(images)
         return tokens + self.pos_embed
 
@@ -94,7 +103,7 @@ class ImageEncoder(nn.Module):
         return image
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, S, S), normalised -> image embedding (B, E, S/16, S/16)."""
+        """(B, 1, S, S) in [0, 1] -> image embedding (B, E, S/16, S/16)."""
         tokens = self.embed(images)
         for index in range(STAGES):
             tokens = self.stage(index, tokens)
@@ -111,12 +120,12 @@ class ImageEncoder(nn.Module):
 class PatchEmbed(nn.Module):
     """Cut the image into patches, one token each."""
 
-    def __init__(self, in_channels: int, dim: int) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, dim, PATCH_SIZE, stride=PATCH_SIZE)
+        self.proj = nn.Conv2d(1, dim, PATCH_SIZE, stride=PATCH_SIZE)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, S, S) -> (B, S/16, S/16, D)."""
+        """(B, 1, S, S) -> (B, S/16, S/16, D)."""
         y: Tensor = self.proj(x)
         return y.permute(0, 2, 3, 1).contiguous()
 
@@ -124,10 +133,9 @@ class PatchEmbed(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each residual and normalised before."""
 
-    def __init__(self, shape: VitShape, grid: int, *, is_global: bool) -> None:
+    def __init__(self, shape: VitShape, *, window: int) -> None:
         super().__init__()
-        one_window = is_global or grid < 2 * shape.window
-        self.window = grid if one_window else shape.window
+        self.window = window
         self.norm1 = nn.LayerNorm(shape.dim, eps=_NORM_EPS)
         self.attn = Attention(shape.dim, shape.heads, window=self.window)
         self.norm2 = nn.LayerNorm(shape.dim, eps=_NORM_EPS)
@@ -188,6 +196,13 @@ class Mlp(nn.Module):
         """(..., D) -> (..., D)."""
         y: Tensor = self.lin2(F.gelu(self.lin1(x)))
         return y
+
+
+def window_of(shape: VitShape, block: int, grid: int, *, padded: bool) -> int:
+    """Return the tokens along the side of a block's attention windows."""
+    if block in shape.global_blocks or (grid < 2 * shape.window and not padded):
+        return grid
+    return shape.window
 
 
 def split_windows(x: Tensor, window: int) -> Tensor:
