@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("demo-real"), metavar="DIR")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="of the download (OUTPUT/cache)")
     parser.add_argument("--config", type=Path, default=CONFIG, metavar="FILE")
-    parser.add_argument("--fold-seconds", type=float, default=90.0, help="training of a fold")
+    parser.add_argument("--fold-seconds", type=float, default=180.0, help="training of a fold")
     args = parser.parse_args(argv)
     started = time.monotonic()
     output: Path = args.output
@@ -74,13 +74,13 @@ def train_and_predict(steps: Pipeline, output: Path) -> None:
     steps.run(
         "prepare-slices --input {raw} --output {output}/store --size {size}", stage="case store"
     )
+    folds = {
+        output / "runs" / f"fold_{fold}": "train-fold --data {output}/store --output {output}/runs "
+        f"--config {{config}} --fold {fold} --time-budget {{fold_seconds}}"
+        for fold in FOLDS
+    }
+    steps.train_side_by_side(folds, stage="four folds")
     for fold in FOLDS:
-        steps.train(
-            "train-fold --data {output}/store --output {output}/runs --config {config} "
-            f"--fold {fold} --time-budget {{fold_seconds}}",
-            folder=output / "runs" / f"fold_{fold}",
-            stage="four folds",
-        )
         for case_id in held_out_cases(output / "runs" / f"fold_{fold}"):
             steps.run(
                 f"infer-volume --input {{raw}}/imagesTr/{case_id}_0000.nii.gz "

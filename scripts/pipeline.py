@@ -53,10 +53,6 @@ class Pipeline:
             print(f"stopped: exit status {status}; run again to go on from here", file=sys.stderr)
             raise SystemExit(status)
 
-    def train(self, command: str, *, folder: Path, stage: str) -> None:
-        """Run a training command, with ``--resume`` when its run folder holds a run."""
-        self.run(self._resumable(command, folder), stage=stage)
-
     def train_side_by_side(self, trainings: Mapping[Path, str], *, stage: str) -> None:
         """Run training commands with one thread each, as many at a time as there are cores.
 
