@@ -6,23 +6,23 @@ Here alone the parts are made and sized; each of them is given what it needs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from samcancer.config import ModelConfig
 from samcancer.errors import InputError
 from samcancer.modeling.class_prompts import ClassPrompts
 from samcancer.modeling.cnn_branch import CnnBranch
-from samcancer.modeling.encoders import ENCODERS, EncoderSpec, ImageEncoder
+from samcancer.modeling.encoders import ENCODERS, DecoderShape, Encoder, EncoderSpec
 from samcancer.modeling.encoders.sam_weights import (
     ENCODER_PREFIX,
     MASK_DECODER_PREFIX,
     PROMPT_ENCODER_PREFIX,
     load_sam_weights,
 )
-from samcancer.modeling.encoders.vit import PATCH_SIZE
 from samcancer.modeling.exchange import Exchange
 from samcancer.modeling.mask_decoder import PromptedMaskDecoder
 from samcancer.modeling.samcancer_net import PROMPT_STAGES, SamCancerNet
@@ -49,10 +49,10 @@ def build_model(
         InputError: When the encoder is unknown, takes no SAM weights, or the weights do not fit.
     """
     spec = _encoder_spec(config.encoder)
-    dim, embedding = spec.vit.dim, spec.vit.out_channels
-    encoder = ImageEncoder(spec.vit, config.image_size, padded_windows=config.padded_windows)
+    encoder: Any = spec.build(config.image_size, padded_windows=config.padded_windows)
+    embedding = encoder.out_channels
     cnn = CnnBranch(config.cnn_width)
-    decoder = _build_decoder(spec, config, len(class_names))
+    decoder = _build_decoder(encoder, spec.decoder, config, classes=len(class_names))
     if encoder_state is not None:
         _load_sam(config.encoder, encoder, decoder, encoder_state)
     encoder.requires_grad_(not spec.frozen)
@@ -62,7 +62,10 @@ def build_model(
         config.image_size,
         encoder=encoder,
         cnn=cnn,
-        exchanges=[Exchange(dim, c, both_ways=both_ways) for c in cnn.channels[1:]],
+        exchanges=[
+            Exchange(dim, channels, both_ways=both_ways)
+            for dim, channels in zip(encoder.stage_dims, cnn.channels[1:], strict=True)
+        ],
         prompts=ClassPrompts(
             len(class_names),
             embedding,
@@ -73,9 +76,11 @@ def build_model(
     return model.to(memory_format=torch.channels_last)
 
 
-def _build_decoder(spec: EncoderSpec, config: ModelConfig, classes: int) -> PromptedMaskDecoder:
-    dim, shape = spec.vit.out_channels, spec.decoder
-    grid = config.image_size // PATCH_SIZE
+def _build_decoder(
+    encoder: Encoder, shape: DecoderShape, config: ModelConfig, *, classes: int
+) -> PromptedMaskDecoder:
+    dim = encoder.out_channels
+    grid = config.image_size // encoder.embedding_stride
     prompt_encoder = PromptEncoder(
         embed_dim=dim,
         image_embedding_size=(grid, grid),
@@ -112,18 +117,19 @@ def _encoder_spec(name: str) -> EncoderSpec:
 
 def _load_sam(
     name: str,
-    encoder: ImageEncoder,
+    encoder: nn.Module,
     decoder: PromptedMaskDecoder,
     state: Mapping[str, Tensor],
 ) -> None:
-    if not ENCODERS[name].takes_sam_weights:
+    convert = ENCODERS[name].convert
+    if convert is None:
         raise InputError(
-            f"encoder {name!r} takes no SAM weights",
-            mend="leave encoder_checkpoint out, or choose a sam_* encoder",
+            f"encoder {name!r} takes no published weights",
+            mend="leave encoder_checkpoint out, or choose a sam_* encoder or medsam_lite",
         )
     parts = {
         ENCODER_PREFIX: encoder,
         PROMPT_ENCODER_PREFIX: decoder.prompt_encoder,
         MASK_DECODER_PREFIX: decoder.mask_decoder,
     }
-    load_sam_weights(parts, state)
+    load_sam_weights(parts, state, convert=convert)

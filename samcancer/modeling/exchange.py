@@ -1,6 +1,7 @@
 """Exchange between the ViT's tokens and the CNN's pixels after each stage ([SC]).
 
     tokens (B, h, w, D), pixels (B, C, m*h, m*w)   with m = 8, 4, 2, 1 after stages 1 to 4
+    (of TinyViT tokens and pixels from 1:1 to 4:1, where pixels are interpolated to the tokens)
     CNN -> tokens: each token queries its own m x m pixels     -> tokens (B, h, w, D)
     tokens -> CNN: a gate and a feature vector for every pixel -> pixels (B, C, m*h, m*w)
 
@@ -35,6 +36,8 @@ class TokensFromPixels(nn.Module):
     def forward(self, tokens: Tensor, pixels: Tensor) -> Tensor:
         """Tokens (B, h, w, D), pixels (B, C, m*h, m*w) -> tokens (B, h, w, D)."""
         batch, height, width, _ = tokens.shape
+        if pixels.shape[-1] < width:
+            pixels = F.interpolate(pixels, size=(height, width), mode="bilinear")
         m = pixels.shape[-1] // width
         q = self.query(self.norm(tokens)).reshape(-1, self.heads, 1, pixels.shape[1] // self.heads)
         x = pixels.permute(0, 2, 3, 1).reshape(batch, height, m, width, m, -1)
@@ -61,7 +64,9 @@ class PixelsFromTokens(nn.Module):
     def forward(self, tokens: Tensor, pixels: Tensor) -> Tensor:
         """Tokens (B, h, w, D), pixels (B, C, m*h, m*w) -> pixels (B, C, m*h, m*w)."""
         both = self.gate_feature(self.norm(tokens)).permute(0, 3, 1, 2)
-        if pixels.shape[-2:] != both.shape[-2:]:
+        if pixels.shape[-1] < both.shape[-1]:
+            both = F.adaptive_avg_pool2d(both, (pixels.shape[-2], pixels.shape[-1]))
+        elif pixels.shape[-2:] != both.shape[-2:]:
             both = F.interpolate(both, size=pixels.shape[-2:], mode="bilinear")
         gate, feature = both.chunk(2, dim=1)
         return torch.addcmul(feature, pixels, 2.0 * torch.sigmoid(gate))

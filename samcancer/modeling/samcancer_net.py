@@ -1,7 +1,8 @@
 """The SAMCancer network: the parts in the order of the figure in docs/model.md ([SC]).
 
     chunk (B, T+4, S, S) in [0, 1], presence (B, T, K); N = T * B target slices, slice by slice
-    encoder        -> tokens (N, S/16, S/16, D), image embedding (N, E, S/16, S/16)
+    encoder        -> tokens (N, S/16, S/16, D), image embedding (N, E, S/16, S/16); of TinyViT
+                      finer tokens (N, S/2 .. S/4, .., D_i) and embedding (N, E, S/4, S/4)
     CNN branch     -> five skips, then up features, the last being pixels (N, w, S, S)
     exchange 1-4   after each encoder stage, with the down stage of the same number
     class prompts  -> prompts (N, K, 4, E), presence logits (B, T, K), coarse (B, T, K, S/4, S/4)
@@ -13,14 +14,14 @@ Only the CNN's first two steps look at neighbouring slices; all else runs once p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from samcancer.config import SLICE_CONTEXT
 from samcancer.modeling.class_prompts import ClassPrompts
 from samcancer.modeling.cnn_branch import CnnBranch
-from samcancer.modeling.encoders import ImageEncoder
+from samcancer.modeling.encoders import Encoder
 from samcancer.modeling.exchange import Exchange
 from samcancer.modeling.mask_decoder import PromptedMaskDecoder
 
@@ -49,7 +50,7 @@ class SamCancerNet(nn.Module):
         class_names: Sequence[str],
         image_size: int,
         *,
-        encoder: ImageEncoder,
+        encoder: Encoder,
         cnn: CnnBranch,
         exchanges: Sequence[Exchange],
         prompts: ClassPrompts,
@@ -58,7 +59,7 @@ class SamCancerNet(nn.Module):
         super().__init__()
         self.class_names = tuple(class_names)
         self.image_size = image_size
-        self.encoder = encoder
+        self.encoder: Any = encoder
         self.cnn = cnn
         self.exchanges = nn.ModuleList(exchanges)
         self.prompts = prompts

@@ -12,6 +12,7 @@ from torch import Tensor
 from samcancer.config import ModelConfig
 from samcancer.modeling import SamCancerNet, build_model
 from samcancer.modeling.encoders import ENCODERS, DecoderShape, EncoderSpec, VitShape
+from samcancer.modeling.encoders.sam_weights import fold_patches
 
 SMALL_SAM = "small_sam"
 """A frozen encoder with SAM's architecture and everything else of it small."""
@@ -27,7 +28,7 @@ def _small_sam_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
         vit=SMALL_VIT,
         decoder=DecoderShape(depth=2, heads=4, mlp_dim=48, extra_mask_tokens=3),
         frozen=True,
-        takes_sam_weights=True,
+        convert=fold_patches,
     )
     monkeypatch.setitem(ENCODERS, SMALL_SAM, spec)
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from samcancer.config import ModelConfig
 from samcancer.modeling import build_model
 from samcancer.modeling.encoders import ENCODERS, DecoderShape, EncoderSpec, VitShape
+from samcancer.modeling.encoders.sam_weights import fold_patches
 
 SIZE = 1024
 GRID = SIZE // 16
@@ -93,7 +94,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 def test_four_blocks_at_1024_px(monkeypatch: pytest.MonkeyPatch) -> None:
     vit = VitShape(dim=768, depth=4, heads=12, out_channels=256, global_blocks=(1, 3))
     shape = DecoderShape(depth=2, heads=8, mlp_dim=2048, extra_mask_tokens=3)
-    spec = EncoderSpec(vit=vit, decoder=shape, frozen=True, takes_sam_weights=True)
+    spec = EncoderSpec(vit=vit, decoder=shape, frozen=True, convert=fold_patches)
     monkeypatch.setitem(ENCODERS, "sam_four_blocks", spec)
     compare(official_sam(4, (1, 3)), "sam_four_blocks")
 

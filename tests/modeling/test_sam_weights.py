@@ -98,5 +98,5 @@ def test_another_width_is_named_with_both_shapes(sam_state: State, key: str) -> 
 
 
 def test_vit_tiny_takes_no_sam_weights(sam_state: State) -> None:
-    with pytest.raises(InputError, match="'vit_tiny' takes no SAM weights"):
+    with pytest.raises(InputError, match="'vit_tiny' takes no published weights"):
         network(sam_state, encoder="vit_tiny")

@@ -202,5 +202,7 @@ def test_a_chunk_of_another_shape_is_refused(build, shape: tuple[int, ...]) -> N
 
 
 def test_an_unknown_encoder_is_refused_naming_the_known() -> None:
-    with pytest.raises(InputError, match=r"unknown encoder 'resnet'.*vit_tiny, sam_vit_b"):
+    with pytest.raises(
+        InputError, match=r"unknown encoder 'resnet'.*vit_tiny, medsam_lite, sam_vit_b"
+    ):
         build_model(ModelConfig(encoder="resnet"), ["a"])

@@ -1,18 +1,18 @@
 """Load an official SAM state dict: every key accounted for, every shape checked.
 
-    image_encoder.*   -> the ViT; position tables are interpolated to its grid, SAM's normalisation
-                         and three equal channels are folded into the patch convolution
+    image_encoder.*   -> the encoder, through its converter of names and tensors
     prompt_encoder.*  -> segment_anything's PromptEncoder
     mask_decoder.*    -> segment_anything's MaskDecoder
 
-SAM's tables are made for 64 x 64 tokens (1024 px) and windows of 14. ``pos_embed`` is a map over
-the image and is resized as one (bicubic, antialiased); ``rel_pos`` tables run over offsets and are
-resized linearly, as SAM itself does. Source: ``segment_anything.modeling`` 1.0.
+CT has one channel: SAM's normalisation and three equal channels are folded into the patch
+convolution. SAM's tables are made for 64 x 64 tokens (1024 px) and windows of 14. ``pos_embed`` is
+a map over the image and is resized as one (bicubic, antialiased); ``rel_pos`` tables run over
+offsets and are resized linearly, as SAM itself does. Source: ``segment_anything.modeling`` 1.0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +30,11 @@ SAM_PIXEL_MEAN = (123.675, 116.28, 103.53)
 SAM_PIXEL_STD = (58.395, 57.12, 57.375)
 """Standard deviation of SAM's input channels."""
 
-_PATCH_WEIGHT = ENCODER_PREFIX + "patch_embed.proj.weight"
-_PATCH_BIAS = ENCODER_PREFIX + "patch_embed.proj.bias"
+StateConverter = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+"""An encoder's official state dict -> names and tensors of ours."""
+
+_PATCH_WEIGHT = "patch_embed.proj.weight"
+_PATCH_BIAS = "patch_embed.proj.bias"
 
 _MAX_NAMED = 4
 """Differing keys a message names before it counts the rest."""
@@ -39,17 +42,27 @@ _MAX_NAMED = 4
 _MEND = "give the official checkpoint of the encoder's size, or choose the encoder of its size"
 
 
-def load_sam_weights(parts: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> None:
+def load_sam_weights(
+    parts: Mapping[str, nn.Module], state: Mapping[str, Tensor], *, convert: StateConverter
+) -> None:
     """Copy an official state dict into the modules.
 
     Args:
         parts: Prefix of the official keys -> module with the same names below it.
         state: The state dict; left unchanged.
+        convert: Of the encoder's part of it.
 
     Raises:
         InputError: When a key is missing or unexpected, or a shape does not fit; nothing is
             copied then.
     """
+    official = {
+        key.removeprefix(ENCODER_PREFIX): tensor
+        for key, tensor in state.items()
+        if key.startswith(ENCODER_PREFIX)
+    }
+    others = {k: v for k, v in state.items() if not k.startswith(ENCODER_PREFIX)}
+    state = {**others, **{ENCODER_PREFIX + k: v for k, v in convert(official).items()}}
     targets = {
         prefix + name: tensor
         for prefix, module in parts.items()
@@ -57,8 +70,7 @@ def load_sam_weights(parts: Mapping[str, nn.Module], state: Mapping[str, Tensor]
     }
     _refuse("lacks", sorted(set(targets) - set(state)))
     _refuse("holds unknown", sorted(set(state) - set(targets)))
-    folded = {**state, **_folded_patches(state)}
-    fitted = {key: _fit(key, folded[key], tuple(target.shape)) for key, target in targets.items()}
+    fitted = {key: _fit(key, state[key], tuple(target.shape)) for key, target in targets.items()}
     wrong = [key for key, target in targets.items() if fitted[key].shape != target.shape]
     _refuse(
         "has other shapes:",
@@ -100,12 +112,16 @@ def fold_normalisation(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     return grey.to(weight.dtype), (bias.double() - shift).to(bias.dtype)
 
 
-def _folded_patches(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the patch convolution for grey images; nothing where its shape is not SAM's."""
+def fold_patches(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a SAM encoder's state with the patch convolution for grey images.
+
+    It is left as it is where its shape is not SAM's, for strict loading to refuse.
+    """
     weight, bias = state.get(_PATCH_WEIGHT), state.get(_PATCH_BIAS)
     if weight is None or bias is None or weight.ndim != 4 or weight.shape[1] != 3:
-        return {}
-    return dict(zip((_PATCH_WEIGHT, _PATCH_BIAS), fold_normalisation(weight, bias), strict=True))
+        return dict(state)
+    folded = zip((_PATCH_WEIGHT, _PATCH_BIAS), fold_normalisation(weight, bias), strict=True)
+    return {**state, **dict(folded)}
 
 
 def _fit(key: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -60,6 +60,8 @@ class VitShape:
 class ImageEncoder(nn.Module):
     """A ViT whose blocks run in four stages."""
 
+    embedding_stride = PATCH_SIZE
+
     def __init__(self, shape: VitShape, image_size: int, *, padded_windows: bool = False) -> None:
         """Build the encoder.
 
@@ -70,6 +72,8 @@ class ImageEncoder(nn.Module):
         """
         super().__init__()
         self.shape = shape
+        self.stage_dims = (shape.dim,) * STAGES
+        self.out_channels = shape.out_channels
         self.grid = image_size // PATCH_SIZE
         self.patch_embed = PatchEmbed(shape.dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, shape.dim))
