@@ -140,6 +140,22 @@ class Taxonomy:
             )
         return self.class_sets[class_set]
 
+    def prompt(self, name: str, template: str | None = None) -> str:
+        """Return the text of a class: its own prompt, or its title in a named template.
+
+        Raises:
+            InputError: When the template is unknown.
+        """
+        spec = self.classes[name]
+        if template is None:
+            return spec.prompt
+        if template not in self.prompt_templates:
+            raise InputError(
+                f"unknown prompt template {template!r}",
+                mend=f"choose from {', '.join(self.prompt_templates)}",
+            )
+        return self.prompt_templates[template].format(spec.title)
+
     def implied(self, names: Iterable[str], *, annotated: Sequence[str]) -> tuple[str, ...]:
         """Return the classes a voxel belongs to, given those its label value names.
 

@@ -19,6 +19,7 @@ from samcancer import __version__
 from samcancer.errors import InputError
 
 VERBS: dict[str, str] = {
+    "classes": "print classes, prompts, codes and data sets",
     "fetch-checkpoints": "download or import published weights, verified",
     "make-phantoms": "write synthetic patients with partial labels",
     "prepare-slices": "turn raw scans and labels into a case store",

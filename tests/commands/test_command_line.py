@@ -31,7 +31,7 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
 def test_unknown_verb_is_one_line_that_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["segment"]) == EXIT_BAD_INPUT
     message = capsys.readouterr().err
-    assert message.startswith("error: unknown command 'segment'; choose from fetch-checkpoints")
+    assert message.startswith("error: unknown command 'segment'; choose from classes")
     assert message.count("\n") == 1
 
 
