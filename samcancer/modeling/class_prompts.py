@@ -2,7 +2,7 @@
 
     features  F levels (N, C_i, h_i, w_i), positions F x (E, h_i, w_i)
     queries   (K, 4, E) learned indicators -> attend to all levels -> class tokens (N, K, 4, E)
-    coarse    finest level -> mask logits (N, K, h_F, w_F), supervised like the masks
+    coarse    finest level, without positions -> mask logits (N, K, h_F, w_F), supervised
     presence  class tokens and the coarse mask's maximum -> logits (N, K)
     prompts   class tokens and presence -> (N, K, 4, E), order: positive, negative, box, box
 
@@ -71,9 +71,14 @@ class ClassPrompts(nn.Module):
             positions: SAM's position encoding of each level, (E, h_i, w_i).
             presence: (N, K) in {0, 1}, NaN where unknown; None where nothing is known.
         """
-        memory = self._memory(features, positions)
+        contents = [
+            self.level_norm(level(x.flatten(2).transpose(1, 2)))
+            for level, x in zip(self.levels, features, strict=True)
+        ]
+        places = [place.flatten(1).T for place in positions]
+        memory = [content + place for content, place in zip(contents, places, strict=True)]
         tokens = self._pool(torch.cat(memory, dim=1))
-        coarse = self.coarse(memory[-1]).transpose(1, 2)
+        coarse = self.coarse(contents[-1]).transpose(1, 2)
         logits = self.presence(tokens.flatten(2)).squeeze(-1)
         logits = logits + self.peak_weight * coarse.amax(dim=-1) + self.peak_bias
         known = torch.sigmoid(logits.detach())
@@ -83,13 +88,6 @@ class ClassPrompts(nn.Module):
         present, absent = self.present_absent
         prompts = self.prompt_mlp(tokens + share * present + (1 - share) * absent)
         return ClassAnswers(prompts, logits, coarse.unflatten(2, features[-1].shape[2:]))
-
-    def _memory(self, features: Sequence[Tensor], positions: Sequence[Tensor]) -> list[Tensor]:
-        """Return the levels as places with their positions, (N, h_i * w_i, E) each."""
-        return [
-            self.level_norm(level(x.flatten(2).transpose(1, 2))) + place.flatten(1).T
-            for level, x, place in zip(self.levels, features, positions, strict=True)
-        ]
 
     def _pool(self, memory: Tensor) -> Tensor:
         """Let the indicators attend to all places (N, L, E): class tokens (N, K, 4, E)."""

@@ -3,8 +3,11 @@
     x (B, C, H, W) -> ChannelLayerNorm -> (B, C, H, W)
     x (B, C, H, W) -> ConvNormAct -> (B, D, H, W)
 
-Normalising each pixel over its channels alone (as ConvNeXt, Liu et al. 2022) keeps slices apart:
-a chunk of slices gives what its stacks give one by one, which batch or instance norm would break.
+Both keep slices apart at inference, so that a chunk of slices gives what its stacks give one by
+one: the first normalises each pixel over its channels, as SAM's neck does, the second uses batch
+norm, whose statistics are fixed then. An instance norm over the slices of a chunk would not. In the
+CNN branch a norm over channels cancels the grey value of even tissue, which in CT is what tells
+tissues apart; with batch norm it learns faster (docs/training.md).
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ class ChannelLayerNorm(nn.Module):
 
 
 class ConvNormAct(nn.Module):
-    """3 x 3 convolution, norm over channels, leaky ReLU; optionally residual."""
+    """3 x 3 convolution, batch norm, leaky ReLU; optionally residual."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, stride: int = 1, residual: bool = False
@@ -53,7 +56,7 @@ class ConvNormAct(nn.Module):
             msg = f"a residual block keeps its shape, got {change}"
             raise ValueError(msg)
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.norm = ChannelLayerNorm(out_channels)
+        self.norm = nn.BatchNorm2d(out_channels)
         self.residual = residual
         nn.init.kaiming_normal_(self.conv.weight, a=NEGATIVE_SLOPE)
 

@@ -5,8 +5,11 @@
     upscaling x 4                      -> (N*K, E/8, 4h, 4w)
     hypernetwork(mask token)           -> (N, K, E/8)
     mask = hypernetwork . (upscaled image interpolated to S + pixel embedding (E/8, S, S))
+           + class kernel (K, w) . pixels
                                        -> (N, K, S, S)
 
+The class kernel is a U-Net's last layer: the CNN learns from it at once, before the transformer's
+tokens mean anything; without it the first masks are little more than where a class usually lies.
 Kirillov et al. 2023, appendix A; the modules are segment_anything's own. The product is linear in
 both of its terms, so it is taken before interpolation (one channel a class instead of E/8) and
 before the 1x1 convolution that makes the pixel embedding: the same masks for less work.
@@ -34,6 +37,8 @@ class PromptedMaskDecoder(nn.Module):
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         self.pixel_embedding = nn.Linear(pixel_width, mask_decoder.transformer_dim // 8)
+        spread = 1 / (2 * math.sqrt(pixel_width))
+        self.class_kernels = nn.Parameter(spread * torch.randn(classes, pixel_width))
         self.mask_bias = nn.Parameter(torch.full((classes,), PRIOR_LOGIT))
 
     def positions(self, size: tuple[int, int]) -> Tensor:
@@ -56,7 +61,8 @@ class PromptedMaskDecoder(nn.Module):
         coarse = torch.einsum("kchw,kc->khw", upscaled, kernel)
         coarse = coarse.view(batch, classes, *coarse.shape[1:])
         kernel = kernel.view(batch, classes, -1)
-        fine = torch.einsum("nchw,nkc->nkhw", pixels, kernel @ self.pixel_embedding.weight)
+        kernels = kernel @ self.pixel_embedding.weight + self.class_kernels
+        fine = torch.einsum("nchw,nkc->nkhw", pixels, kernels)
         bias = kernel @ self.pixel_embedding.bias + self.mask_bias
         coarse = F.interpolate(coarse, size=pixels.shape[-2:], mode="bilinear")
         masks: Tensor = fine + coarse + bias[:, :, None, None]

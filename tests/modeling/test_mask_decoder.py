@@ -23,7 +23,11 @@ def test_positions_are_those_of_segment_anything(build) -> None:
 def test_without_pixels_the_masks_are_those_of_segment_anything(build) -> None:
     decoder = decoder_of(build, classes=3)
     image, prompts = torch.randn(2, 32, 3, 3), torch.randn(2, 3, 4, 32)
-    for parameter in (*decoder.pixel_embedding.parameters(), decoder.mask_bias):
+    for parameter in (
+        *decoder.pixel_embedding.parameters(),
+        decoder.class_kernels,
+        decoder.mask_bias,
+    ):
         torch.nn.init.zeros_(parameter)
     sam = decoder.prompt_encoder.point_embeddings
     kinds = torch.cat([sam[kind].weight for kind in (1, 0, 2, 3)])
@@ -63,5 +67,6 @@ def test_the_product_equals_the_figure_with_upscaled_image_and_pixel_embedding(b
         upscaled = F.interpolate(seen["image"], size=(48, 48), mode="bilinear")
         summed = upscaled.view(2, 3, 4, 48, 48) + embedding[:, None]
         expected = (seen["kernel"].view(2, 3, 4, 1, 1) * summed).sum(2)
+        expected = expected + torch.einsum("nchw,kc->nkhw", pixels, decoder.class_kernels)
         expected = expected + decoder.mask_bias.view(1, 3, 1, 1)
     torch.testing.assert_close(masks, expected, rtol=1e-4, atol=1e-5)

@@ -47,10 +47,11 @@ def test_no_frozen_weight_changes_by_a_bit_in_training(build, interaction: str) 
     assert all(not p.requires_grad for p in model.encoder.parameters())
 
 
-def test_a_frozen_decoder_stays_frozen_but_its_mask_bias_and_pixel_embedding_train(build) -> None:
+def test_a_frozen_decoder_stays_frozen_but_what_joins_it_to_the_cnn_trains(build) -> None:
     model = build("small_sam", train_decoder=False)
     trained = {n for n, p in model.decoder.named_parameters() if p.requires_grad}
-    assert trained == {"pixel_embedding.weight", "pixel_embedding.bias", "mask_bias"}
+    own = {"pixel_embedding.weight", "pixel_embedding.bias", "class_kernels", "mask_bias"}
+    assert trained == own
 
 
 def test_exchange_learns_through_the_frozen_blocks(build) -> None:
