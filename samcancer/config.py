@@ -184,9 +184,16 @@ class PseudoLabelConfig:
     """Probability from which a voxel becomes lesion."""
     ignore_above: float = 0.2
     """Probabilities from here up to ``lesion_above`` stay unknown; under it is background."""
+    min_teacher_dice: float = 0.1
+    """A class stays unknown where its teacher's held-out Dice is lower; 0 trusts every teacher."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        _require(
+            0 <= self.min_teacher_dice <= 1,
+            "pseudo_labels.min_teacher_dice",
+            self.min_teacher_dice,
+        )
         _require(
             0 <= self.ignore_above <= self.lesion_above <= 1,
             "pseudo_labels.ignore_above",

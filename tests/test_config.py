@@ -64,6 +64,10 @@ def test_no_file_gives_the_defaults() -> None:
         ("model: {interaction: none}", "model.interaction must be"),
         ("data: {train_windows_hu: [[300, -200]]}", "data window is out of range"),
         ("data: {train_windows_hu: [[300]]}", "data.train_windows_hu must be"),
+        (
+            "pseudo_labels: {min_teacher_dice: 2}",
+            "pseudo_labels.min_teacher_dice is out of range",
+        ),
         ("pseudo_labels: {lesion_above: 0.1}", "pseudo_labels.ignore_above is out of range"),
         ("folds: 1", "folds is out of range: 1"),
         ("folds: 3\ntrain: {final_held_out_fold: 3}", "final_held_out_fold is out of range: 3"),

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Each fold's best model labels its own held-out patients for the classes that nobody annotated in
-them. Written into RUNS/pseudo_labels; a second call goes on where the first one stopped."""
+them, as far as its Dice on what people annotated there reaches pseudo_labels.min_teacher_dice.
+Written into RUNS/pseudo_labels; a second call goes on where the first one stopped."""
 
 EXAMPLE = "samcancer pseudo-label --data store --runs runs"
 
@@ -42,7 +43,7 @@ def _print_summary(summaries: dict[str, ClassSummary]) -> None:
 
     table = Table(title="Added by pseudo labels")
     table.add_column("class")
-    for column in ("cases", "with lesion", "slices", "lesion ml", "left unknown ml"):
+    for column in ("cases", "with lesion", "slices", "lesion ml", "left unknown ml", "withheld"):
         table.add_column(column, justify="right")
     for name, summary in summaries.items():
         table.add_row(
@@ -52,5 +53,12 @@ def _print_summary(summaries: dict[str, ClassSummary]) -> None:
             str(summary.slices),
             f"{summary.volume_ml:.1f}",
             f"{summary.ignored_ml:.1f}",
+            str(summary.withheld_cases),
         )
     Console().print(table)
+    withheld = [name for name, summary in summaries.items() if summary.withheld_cases]
+    if withheld:
+        print(
+            f"Withheld: cases whose teacher finds too little of the class ({', '.join(withheld)}); "
+            "it stays unknown there."
+        )

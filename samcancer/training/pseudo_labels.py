@@ -8,6 +8,10 @@ validation):
     p >= lesion_above, q >= presence threshold     lesion
     anything else                                  stays unknown, and is left out of the loss
 
+A teacher labels only what it can tell: a class whose Dice on the teacher's own held-out patients is
+below ``min_teacher_dice``, or that none of them holds, stays unknown. A teacher that never
+validated is taken at its word.
+
 Confidence of a class in a case: the mean p of its lesion voxels, or without any, 1 minus the
 largest q of its slices. A teacher that trained on a patient is refused; a class that a person
 annotated is never touched. Cases are written one by one, whole or not at all; a second call goes
@@ -60,7 +64,9 @@ class ClassSummary:
     """With a lesion voxel."""
     volume_ml: float
     ignored_ml: float
-    """Left unknown."""
+    """Left unknown in the cases labelled."""
+    withheld_cases: int
+    """Cases in which the class stays unknown, since their teacher is not good enough at it."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,10 @@ def write_pseudo_labels(
 def summarise_pseudo_labels(store: CaseStore, pseudo: PseudoLabels) -> dict[str, ClassSummary]:
     """Return, per class of the store, what the pseudo labels add."""
     totals = {name: np.zeros(5) for name in store.class_names}
+    unknown = dict.fromkeys(store.class_names, 0)
+    for case_id in store.cases:
+        for k in _unknown_classes(store, case_id):
+            unknown[store.class_names[k]] += 1
     for case_id in pseudo.case_ids:
         info = store.cases[case_id]
         labels = pseudo.label_bits(case_id, 0, info.slices)
@@ -134,9 +144,20 @@ def summarise_pseudo_labels(store: CaseStore, pseudo: PseudoLabels) -> dict[str,
                 dtype=np.float64,
             )
     return {
-        name: ClassSummary(int(t[0]), int(t[1]), int(t[2]), float(t[3]), float(t[4]))
+        name: ClassSummary(
+            int(t[0]), int(t[1]), int(t[2]), float(t[3]), float(t[4]), unknown[name] - int(t[0])
+        )
         for name, t in totals.items()
     }
+
+
+def trusted_classes(teacher: LoadedModel) -> list[str]:
+    """Return the classes that a teacher is good enough at to label them."""
+    minimum = teacher.config.pseudo_labels.min_teacher_dice
+    if not minimum or not teacher.meta["metrics"]:
+        return list(teacher.class_names)
+    dice = {name: result["dice"] for name, result in teacher.meta["metrics"]["classes"].items()}
+    return [n for n in teacher.class_names if dice[n] is not None and dice[n] >= minimum]
 
 
 def label_voxels(
@@ -158,8 +179,12 @@ def label_voxels(
 
 def _cases_to_label(store: CaseStore, case_ids: Sequence[str]) -> list[str]:
     """Return the cases with at least one class that nobody annotated."""
-    everything = (1 << len(store.class_names)) - 1
-    return [case_id for case_id in case_ids if store.annotated_bits(case_id) != everything]
+    return [case_id for case_id in case_ids if _unknown_classes(store, case_id)]
+
+
+def _unknown_classes(store: CaseStore, case_id: str) -> list[int]:
+    annotated = store.annotated_bits(case_id)
+    return [k for k in range(len(store.class_names)) if not annotated >> k & 1]
 
 
 def _require_teachers(runs: Path, folds: Sequence[int]) -> None:
@@ -210,32 +235,29 @@ def _label_fold(
         require_unseen(
             patient, teacher.meta["training_patients"], case_id=case_id, teacher_fold=fold
         )
-    done = _cases_done(folder, store, teacher.sha256)
+    pseudo = PseudoLabels(folder, store)
+    trusted = {store.class_names.index(name) for name in trusted_classes(teacher)}
     for case_id in _tracked(case_ids, f"fold {fold}: pseudo labels", show_progress):
-        if case_id in done:
+        path = folder / f"{case_id}.h5"
+        classes = [k for k in _unknown_classes(store, case_id) if k in trusted]
+        origin = {(e.class_name, e.checkpoint_sha256) for e in pseudo.entries(case_id)}
+        if origin == {(store.class_names[k], teacher.sha256) for k in classes}:
             continue
-        labels = _label_case(teacher, store, case_id)
+        if not classes:
+            path.unlink()  # of an earlier teacher
+            continue
+        labels = _label_case(teacher, store, case_id, classes)
         entries = [
             PseudoEntry(store.class_names[k], fold, teacher.sha256, confidence)
             for k, confidence in labels.confidence.items()
         ]
         write_pseudo_case(
-            folder / f"{case_id}.h5",
+            path,
             case_id=case_id,
             label_bits=labels.label_bits,
             known_bits=labels.known_bits,
             entries=entries,
         )
-
-
-def _cases_done(folder: Path, store: CaseStore, teacher_sha256: str) -> set[str]:
-    """Return the cases that this very teacher has labelled; others are written again."""
-    pseudo = PseudoLabels(folder, store)
-    return {
-        case_id
-        for case_id in pseudo.case_ids
-        if all(e.checkpoint_sha256 == teacher_sha256 for e in pseudo.entries(case_id))
-    }
 
 
 def _tracked(case_ids: Sequence[str], description: str, show_progress: bool) -> Iterator[str]:
@@ -248,12 +270,12 @@ def _tracked(case_ids: Sequence[str], description: str, show_progress: bool) -> 
     )
 
 
-def _label_case(teacher: LoadedModel, store: CaseStore, case_id: str) -> _CaseLabels:
+def _label_case(
+    teacher: LoadedModel, store: CaseStore, case_id: str, classes: Sequence[int]
+) -> _CaseLabels:
     config: Config = teacher.config
     info = store.cases[case_id]
     thresholds = threshold_vector(teacher.presence_thresholds, store.class_names).numpy()
-    annotated = store.annotated_bits(case_id)
-    unknown = [k for k in range(len(store.class_names)) if not annotated >> k & 1]
     shape = (info.slices, info.size, info.size)
     label_bits, known_bits = np.zeros(shape, np.uint32), np.zeros(shape, np.uint32)
     summed, counts = np.zeros(len(thresholds)), np.zeros(len(thresholds), np.int64)
@@ -270,7 +292,7 @@ def _label_case(teacher: LoadedModel, store: CaseStore, case_id: str) -> _CaseLa
         probability = torch.sigmoid(chunk.logits).cpu().numpy()
         presence = chunk.presence.cpu().numpy()
         largest_presence = np.maximum(largest_presence, presence.max(axis=0))
-        for k in unknown:
+        for k in classes:
             lesion, decided = label_voxels(
                 probability[:, k], presence[:, k] >= thresholds[k], config.pseudo_labels
             )
@@ -279,6 +301,6 @@ def _label_case(teacher: LoadedModel, store: CaseStore, case_id: str) -> _CaseLa
             summed[k] += float(probability[:, k][lesion].sum(dtype=np.float64))
             counts[k] += int(lesion.sum())
     confidence = {
-        k: summed[k] / counts[k] if counts[k] else 1.0 - largest_presence[k] for k in unknown
+        k: summed[k] / counts[k] if counts[k] else 1.0 - largest_presence[k] for k in classes
     }
     return _CaseLabels(label_bits, known_bits, {k: float(v) for k, v in confidence.items()})

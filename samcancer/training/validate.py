@@ -6,9 +6,10 @@ false positive otherwise, and counted apart (a Dice of 1 or 0 for it would drown
 Masks are compared on the stack grid; evaluation on the scan's own grid is samcancer.evaluation.
 
 A slice keeps a class only from the class's presence threshold on. The threshold is the candidate
-that maximises the mean of volume Dice and, where there are healthy cases, the share of them that
-stay clean; ties go to the one nearest 0.5. Without a slice that shows the class, or without one
-that does not, there is nothing to calibrate and it is 0.5.
+that maximises volume Dice times (1 + share of healthy cases that stay clean) / 2, so that false
+positives cost up to half of the Dice and "nothing anywhere", which no healthy case objects to, is
+worth nothing. Ties go to the cleaner, then to the one nearest 0.5. Without a slice that shows the
+class, or without one that does not, there is nothing to calibrate and it is 0.5.
 """
 
 from __future__ import annotations
@@ -65,12 +66,15 @@ class ClassResult:
         """Healthy cases with a predicted voxel."""
         return self.healthy_cases - self.healthy_correct
 
-    def balanced(self) -> float:
-        """Return the mean of Dice and of the share of clean healthy cases, of what there is."""
-        parts = [] if self.dice is None else [self.dice]
-        if self.healthy_cases:
-            parts.append(self.healthy_correct / self.healthy_cases)
-        return sum(parts) / len(parts) if parts else 0.0
+    @property
+    def clean_share(self) -> float:
+        """Share of the healthy cases without a predicted voxel; 1 without healthy cases."""
+        return self.healthy_correct / self.healthy_cases if self.healthy_cases else 1.0
+
+    def worth(self) -> tuple[float, float]:
+        """Return Dice discounted by false positives, and the share of clean healthy cases."""
+        dice = 1.0 if self.dice is None else self.dice
+        return dice * (1 + self.clean_share) / 2, self.clean_share
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class ValidationResult:
         dice = [r.dice for r in self.classes.values() if r.dice is not None]
         if dice:
             return sum(dice) / len(dice)
-        seen = [r.balanced() for r in self.classes.values() if r.healthy_cases]
+        seen = [r.clean_share for r in self.classes.values() if r.healthy_cases]
         return sum(seen) / len(seen) if seen else 0.0
 
     @property
@@ -213,7 +217,7 @@ def _calibrated(cases: Sequence[CaseCounts], k: int) -> ClassResult:
         return _score_class(cases, k, DEFAULT_THRESHOLD)
     candidates = sorted(THRESHOLD_CANDIDATES, key=lambda t: abs(t - DEFAULT_THRESHOLD))
     results = [_score_class(cases, k, threshold) for threshold in candidates]
-    return max(results, key=ClassResult.balanced)
+    return max(results, key=ClassResult.worth)
 
 
 def _score_class(cases: Sequence[CaseCounts], k: int, threshold: float) -> ClassResult:

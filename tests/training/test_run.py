@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import pytest
 import torch
 from real_store import CLASS_NAMES, SIZE, make_store
 
-from samcancer.config import Config, DataConfig, ModelConfig, TrainConfig
+from samcancer.config import Config, DataConfig, ModelConfig, PseudoLabelConfig, TrainConfig
 from samcancer.data.case_store import CaseStore
 from samcancer.data.ledger import PseudoEntry, PseudoLabels, write_pseudo_case
 from samcancer.data.store_index import CaseInfo, StoreInfo, write_index, write_store_info
 from samcancer.errors import InputError
-from samcancer.training.checkpoint import load_checkpoint
-from samcancer.training.pseudo_labels import label_voxels, write_pseudo_labels
+from samcancer.taxonomy import load_taxonomy
+from samcancer.training.checkpoint import LoadedModel, load_checkpoint
+from samcancer.training.pseudo_labels import label_voxels, trusted_classes, write_pseudo_labels
 from samcancer.training.run import (
     RunOptions,
     require_disjoint,
@@ -36,6 +38,7 @@ def quick_config(**train: Any) -> Config:
         train=TrainConfig(
             **{"epochs": 1, "samples_per_epoch": 4, "batch_size": 2, "learning_rate": 1e-3, **train}
         ),
+        pseudo_labels=PseudoLabelConfig(min_teacher_dice=0),  # one epoch makes no teacher
         folds=FOLDS,
     )
 
@@ -289,6 +292,52 @@ def test_voxels_between_the_thresholds_and_of_absent_slices_stay_unknown() -> No
     )
     assert lesion[:, :, 0].tolist() == [[False, False, True], [False, False, False]]
     assert decided[:, :, 0].tolist() == [[True, False, True], [True, False, False]]
+
+
+@pytest.mark.parametrize(
+    ("minimum", "metrics", "expected"),
+    [
+        (0.1, {"liver_lesion": 0.1, "lung_lesion": 0.0999}, ["liver_lesion"]),
+        (0.1, {"liver_lesion": None, "lung_lesion": 0.5}, ["lung_lesion"]),
+        (0.0, {"liver_lesion": None, "lung_lesion": 0.0}, ["liver_lesion", "lung_lesion"]),
+        (0.1, {}, ["liver_lesion", "lung_lesion"]),
+    ],
+)
+def test_a_teacher_is_trusted_with_what_it_found_in_held_out_patients(
+    minimum: float, metrics: dict[str, float | None], expected: list[str]
+) -> None:
+    teacher = LoadedModel(
+        model=torch.nn.Identity(),
+        config=Config(pseudo_labels=PseudoLabelConfig(min_teacher_dice=minimum)),
+        class_names=("liver_lesion", "lung_lesion"),
+        presence_thresholds={},
+        meta={
+            "metrics": {"classes": {n: {"dice": d} for n, d in metrics.items()}} if metrics else {}
+        },
+        sha256="0" * 64,
+        taxonomy=load_taxonomy(),
+    )
+    assert trusted_classes(teacher) == expected
+
+
+def test_classes_of_poor_teachers_stay_unknown_and_earlier_labels_of_them_go(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    store, runs = CaseStore(trained[0]), tmp_path / "runs"
+    strict = dataclasses.replace(
+        quick_config(), pseudo_labels=PseudoLabelConfig(min_teacher_dice=1.0)
+    )
+    for fold in range(FOLDS):
+        train_fold(options(trained[0], runs, strict), fold=fold)
+    shutil.copytree(trained[1] / "pseudo_labels", runs / "pseudo_labels")
+    unknown = {
+        name: sum(name not in info.annotated for info in store.cases.values())
+        for name in CLASS_NAMES
+    }
+    summary = write_pseudo_labels(trained[0], runs, device="cpu", show_progress=False)
+    assert {name: s.withheld_cases for name, s in summary.items()} == unknown
+    assert not PseudoLabels(runs / "pseudo_labels", store).case_ids
+    assert train_final(options(trained[0], runs, strict)).outcome == "finished"
 
 
 def test_pseudo_labels_change_what_is_learned_from(trained: tuple[Path, Path]) -> None:

@@ -71,6 +71,22 @@ def test_a_false_positive_that_no_threshold_removes_is_counted() -> None:
     assert result.dice == 1
 
 
+def test_predicting_nothing_is_never_the_best_threshold_while_something_is_found() -> None:
+    weak = case("a", presence=[0.6], predicted=[20], reference=[10], overlap=[2])
+    healthy = case("b", presence=[0.9], predicted=[3], reference=[0], overlap=[0])
+    result = summarise([weak, healthy], ["lesion"]).classes["lesion"]
+    assert result.threshold == 0.5
+    assert result.dice == pytest.approx(4 / 30)
+    assert result.false_positives == 1
+
+
+def test_where_nothing_is_found_the_cleaner_threshold_wins() -> None:
+    blind = case("a", presence=[0.6], predicted=[20], reference=[10], overlap=[0])
+    healthy = case("b", presence=[0.7], predicted=[3], reference=[0], overlap=[0])
+    result = summarise([blind, healthy], ["lesion"]).classes["lesion"]
+    assert (result.threshold, result.false_positives) == (0.75, 0)
+
+
 def test_cases_that_do_not_annotate_the_class_do_not_count() -> None:
     held = case("a", presence=[0.9], predicted=[9], reference=[0], overlap=[0], annotated=False)
     result = summarise([held], ["lesion"]).classes["lesion"]
