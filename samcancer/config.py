@@ -26,6 +26,9 @@ UnknownLabels = Literal["masked", "background"]
 WindowHu = tuple[float, float]
 """Lower and upper end, in HU, of the range mapped to [0, 1]."""
 
+ClassPrompt = Literal["indicator", "text", "both"]
+"""What asks for a class: a learned indicator [SC], its text by a frozen tower [UM], or both."""
+
 SLICE_CONTEXT = 2
 """Neighbouring slices that a target slice sees on either side, so a stack has five [SC]; a case's
 end slices are replicated as often."""
@@ -47,6 +50,9 @@ class ModelConfig:
     """In-plane size S of stacks in pixels; a multiple of 16."""
     cnn_width: int = 48
     """Channels of the CNN branch at full resolution; the stages have 1, 2, 4, 8 and 16 times it."""
+    class_prompt: ClassPrompt = "indicator"
+    text_embeddings: str | None = None
+    """File of `samcancer build-text-embeddings`, for the class prompts ``text`` and ``both``."""
     padded_windows: bool = False
     """Whether a small SAM encoder keeps its windows of 14 tokens, padded, as SAM would; otherwise a
     grid under 28 x 28 tokens is one window. Costs half as much again at 256 px."""
@@ -56,6 +62,14 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         _require(self.interaction in get_args(Interaction), "model.interaction", self.interaction)
+        _require(
+            self.class_prompt in get_args(ClassPrompt), "model.class_prompt", self.class_prompt
+        )
+        _require(
+            (self.class_prompt == "indicator") == (self.text_embeddings is None),
+            "model.text_embeddings (given for the class prompts text and both, and only for them)",
+            self.text_embeddings,
+        )
         _require(
             self.image_size > 0 and self.image_size % 16 == 0, "model.image_size", self.image_size
         )
@@ -133,6 +147,9 @@ class TrainConfig:
     """Weight of a class's own voxels in the cross-entropy, against 1 for background."""
     false_presence: float = 0.3
     """Share of true absences that the prompts are told as presence in training."""
+    manual_prompts: float = 0.2
+    """Share of the slices and classes with a lesion that are given points, boxes or a rough mask in
+    training, drawn from the reference, so that one checkpoint takes prompts and needs none."""
     gradient_clip: float = 1.0
     """Largest gradient norm."""
     unknown_labels: UnknownLabels = "masked"
@@ -168,7 +185,8 @@ class TrainConfig:
             "seed",
         ):
             _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name))
-        _require(0 <= self.false_presence <= 1, "train.false_presence", self.false_presence)
+        for name in ("false_presence", "manual_prompts"):
+            _require(0 <= getattr(self, name) <= 1, f"train.{name}", getattr(self, name))
         _require(
             self.unknown_labels in get_args(UnknownLabels),
             "train.unknown_labels",

@@ -13,6 +13,7 @@ from samcancer.errors import InputError
 
 if TYPE_CHECKING:
     from samcancer.inference.batch import BatchResult
+    from samcancer.inference.prompts import CasePrompts
 
 DESCRIPTION = "Segment whole scans: one label map on each scan's own grid, and a report beside it."
 EXAMPLE = "samcancer infer-volume --input scans/ --output masks/ --model RUNS --device auto"
@@ -56,6 +57,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out scans whose mask and report prove to be finished with this model",
     )
+    manual = parser.add_argument_group(
+        "prompts", "what you know already, in mm in LPS (DICOM, ITK); for a single scan or by table"
+    )
+    manual.add_argument(
+        "--box",
+        action="append",
+        default=[],
+        metavar="CLASS=x1,y1,z1,x2,y2,z2",
+        help="a lesion lies in this box; repeatable",
+    )
+    manual.add_argument(
+        "--point",
+        action="append",
+        default=[],
+        metavar="CLASS=x,y,z[,0]",
+        help="a point on a lesion, or with ,0 outside of it; repeatable",
+    )
+    manual.add_argument(
+        "--mask-prompt", type=Path, metavar="FILE", help="label map to start from, on the same grid"
+    )
+    manual.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="CSV",
+        help="RECIST lines, boxes and points of many scans: case,class,x1,y1,z1,x2,y2,z2[,kind]",
+    )
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default all)")
     parser.add_argument(
         "--affine", choices=("qform", "sform"), help="which one to use where a NIfTI's two disagree"
@@ -77,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
     from samcancer.files import require_writable_folder
     from samcancer.inference.batch import find_scans, segment_scans
     from samcancer.inference.models import load_ensemble
+    from samcancer.inference.prompts import require_known_classes
     from samcancer.inference.scan import InferenceOptions
     from samcancer.inference.volume import EngineOptions
     from samcancer.volume_io import ReadOptions
@@ -86,7 +114,9 @@ def run(args: argparse.Namespace) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     scans = find_scans(args.input)
+    prompts = _prompts(args, list(scans))
     ensemble = load_ensemble(args.model, device=device)
+    require_known_classes(prompts, ensemble.class_names)
     options = InferenceOptions(
         engine=EngineOptions(
             device=device, batch=args.batch, precision=args.precision, flip=args.tta
@@ -103,11 +133,42 @@ def run(args: argparse.Namespace) -> int:
             args.output,
             ensemble=ensemble,
             options=options,
+            prompts=prompts,
             skip_finished=args.skip_finished,
             on_case=progress.on_case,
             on_slices=progress.on_slices,
         )
     return _summary(result)
+
+
+def _prompts(args: argparse.Namespace, case_ids: list[str]) -> dict[str, CasePrompts]:
+    """Return case id -> what is said about the case."""
+    from samcancer.inference.prompts import (
+        CasePrompts,
+        parse_box,
+        parse_point,
+        read_prompt_table,
+    )
+
+    given = (*map(parse_box, args.box), *map(parse_point, args.point))
+    if (given or args.mask_prompt) and len(case_ids) != 1:
+        raise InputError(
+            f"--box, --point and --mask-prompt are for one scan, --input holds {len(case_ids)}",
+            mend="give one scan, or a table with --prompts",
+        )
+    prompts = {case_ids[0]: CasePrompts(given, args.mask_prompt)}
+    if args.prompts is not None:
+        table = read_prompt_table(args.prompts)
+        if not table.keys() & set(case_ids):
+            raise InputError(
+                f"names no case of --input, which holds {', '.join(case_ids[:3])}",
+                path=args.prompts,
+                mend="give the case ids: file names without suffix and _0000",
+            )
+        for case_id, lines in table.items():
+            earlier = prompts.get(case_id, CasePrompts())
+            prompts[case_id] = CasePrompts((*earlier.given, *lines), earlier.mask)
+    return {case_id: case for case_id, case in prompts.items() if case and case_id in case_ids}
 
 
 def _summary(result: BatchResult) -> int:

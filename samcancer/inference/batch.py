@@ -10,7 +10,9 @@ from pathlib import Path
 from samcancer.errors import InputError
 from samcancer.files import folder_lock, remove_stale_temporaries, require_writable_folder
 from samcancer.inference.models import Ensemble
+from samcancer.inference.prompts import CasePrompts
 from samcancer.inference.scan import (
+    NO_PROMPTS,
     PER_CLASS_FOLDER,
     PROBABILITY_FOLDER,
     InferenceOptions,
@@ -71,6 +73,7 @@ def segment_scans(
     *,
     ensemble: Ensemble,
     options: InferenceOptions,
+    prompts: Mapping[str, CasePrompts] | None = None,
     skip_finished: bool = False,
     on_case: Callable[[str], None] = lambda _: None,
     on_slices: Callable[[int], None] = lambda _: None,
@@ -82,6 +85,7 @@ def segment_scans(
         output: Folder of the results; one process at a time.
         ensemble: The networks.
         options: What to compute and write.
+        prompts: Case id -> what a person says about the case.
         skip_finished: Leave cases alone whose report and mask prove to be finished.
         on_case: Called with the case id when a case begins.
         on_slices: Called with the number of slices done since the last call.
@@ -95,9 +99,15 @@ def segment_scans(
         _remove_stale_files(output)
         for case_id, scan in scans.items():
             on_case(case_id)
+            case_prompts = (prompts or {}).get(case_id, NO_PROMPTS)
             try:
                 if skip_finished and finished_report(
-                    scan, output, case_id=case_id, ensemble=ensemble, options=options
+                    scan,
+                    output,
+                    case_id=case_id,
+                    ensemble=ensemble,
+                    options=options,
+                    prompts=case_prompts,
                 ):
                     result.skipped.append(case_id)
                     continue
@@ -107,6 +117,7 @@ def segment_scans(
                     case_id=case_id,
                     ensemble=ensemble,
                     options=options,
+                    prompts=case_prompts,
                     on_slices=on_slices,
                 )
                 result.finished.append(case_id)

@@ -32,9 +32,9 @@ from samcancer.files import (
 from samcancer.geometry import Geometry, canonicalise
 from samcancer.inference.models import Ensemble
 from samcancer.inference.postprocess import ClassResult, postprocess_class
+from samcancer.inference.prompts import CasePrompts, slice_prompts
 from samcancer.inference.slices import grid_of
 from samcancer.inference.volume import EngineOptions, LabelMaps, predict_volume
-from samcancer.inplane import InPlaneGrid
 from samcancer.volume_io import CtVolume, ReadOptions, read_ct, write_labels, write_probabilities
 from samcancer.volume_io.formats import volume_suffix
 
@@ -65,6 +65,9 @@ class InferenceOptions:
     """Also write each class's probabilities, before presence gating and post-processing."""
 
 
+NO_PROMPTS = CasePrompts()
+
+
 class _Source(NamedTuple):
     """What is reported about a scan after its voxels are let go."""
 
@@ -90,6 +93,7 @@ def segment_scan(
     case_id: str,
     ensemble: Ensemble,
     options: InferenceOptions,
+    prompts: CasePrompts = NO_PROMPTS,
     on_slices: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Segment one scan, write the mask and then the report, and return the report.
@@ -100,10 +104,12 @@ def segment_scan(
         case_id: Name of the results.
         ensemble: The networks.
         options: What to compute and write.
+        prompts: Points, boxes, lines and masks that a person gave.
         on_slices: Called with the number of slices done since the last call.
 
     Raises:
-        InputError: When the scan cannot be used or the output folder cannot take the result.
+        InputError: When the scan or a prompt cannot be used, or the output folder cannot take the
+            result.
     """
     started = time.perf_counter()
     ct = read_ct(scan, options.read)
@@ -113,7 +119,7 @@ def segment_scan(
     _log_estimate(case_id, geometry, ensemble, options)
     mask_path = output / (case_id + _mask_suffix(scan))
     with _probability_arrays(output, case_id, geometry, ensemble, options) as probabilities:
-        prediction = _predict(ct, ensemble, options, probabilities, on_slices)
+        prediction = _predict(ct, ensemble, options, prompts, probabilities, on_slices)
         del ct
         started = time.perf_counter()
         _write_extras(mask_path, case_id, prediction, probabilities, geometry, ensemble, options)
@@ -128,7 +134,8 @@ def segment_scan(
         "mask": {"file": mask_path.name, "sha256": sha256_of(mask_path)},
         "input": {"sha256": source.sha256, "geometry": geometry.to_dict()},
         "model": _model_report(ensemble),
-        "request": request_sha256(ensemble, options),
+        "prompts": len(prompts.given) + (prompts.mask is not None),
+        "request": request_sha256(ensemble, options, prompts),
         "software": f"samcancer {__version__}",
         "warnings": list(source.warnings),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -138,12 +145,18 @@ def segment_scan(
 
 
 def finished_report(
-    scan: Path, output: Path, *, case_id: str, ensemble: Ensemble, options: InferenceOptions
+    scan: Path,
+    output: Path,
+    *,
+    case_id: str,
+    ensemble: Ensemble,
+    options: InferenceOptions,
+    prompts: CasePrompts = NO_PROMPTS,
 ) -> dict[str, Any] | None:
     """Return the report of a finished case, or None when it has to be (re)done.
 
-    Finished means: the report asks for the same models and options, the mask has the sha256 that
-    the report states, and the scan is the one that was segmented.
+    Finished means: the report asks for the same models, options and prompts, the mask has the
+    sha256 that the report states, and the scan is the one that was segmented.
     """
     path = _report_path(output, case_id)
     try:
@@ -154,7 +167,7 @@ def finished_report(
         mask = output / report["mask"]["file"]
         same = (
             report["format_version"] == REPORT_VERSION
-            and report["request"] == request_sha256(ensemble, options)
+            and report["request"] == request_sha256(ensemble, options, prompts)
             and mask.name == case_id + _mask_suffix(scan)
             and mask.is_file()
             and report["mask"]["sha256"] == sha256_of(mask)
@@ -165,7 +178,9 @@ def finished_report(
     return dict(report) if same else None
 
 
-def request_sha256(ensemble: Ensemble, options: InferenceOptions) -> str:
+def request_sha256(
+    ensemble: Ensemble, options: InferenceOptions, prompts: CasePrompts = NO_PROMPTS
+) -> str:
     """Return a hash of everything, apart from the scan, that decides the result."""
     content = {
         "software": __version__,
@@ -175,6 +190,8 @@ def request_sha256(ensemble: Ensemble, options: InferenceOptions) -> str:
         "per_class": options.per_class,
         "probabilities": options.probabilities,
         "read": repr(options.read),
+        "classes": ensemble.class_names,
+        "prompts": prompts.sha256(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -195,6 +212,7 @@ def _predict(
     ct: CtVolume,
     ensemble: Ensemble,
     options: InferenceOptions,
+    prompts: CasePrompts,
     probabilities: list[NDArray[np.float16]],
     on_slices: Callable[[int], None],
 ) -> _Prediction:
@@ -209,14 +227,22 @@ def _predict(
         organs=None if organs is None else canonicalise(organs, ct.geometry)[0],
         probabilities=[canonicalise(p, ct.geometry)[0] for p in probabilities],
     )
+    grid = grid_of(canonical_geometry, ensemble.image_size)
     presence = predict_volume(
         ensemble.members,
         volume_hu,
-        grid=_grid(canonical_geometry, ensemble),
+        grid=grid,
         is_lesion=is_lesion,
         thresholds=ensemble.thresholds,
         maps=maps,
         options=options.engine,
+        prompts=slice_prompts(
+            prompts,
+            geometry=ct.geometry,
+            canonical=canonical_geometry,
+            grid=grid,
+            class_names=ensemble.class_names,
+        ),
         on_slices=on_slices,
     )
     predicted = time.perf_counter()
@@ -235,10 +261,6 @@ def _predict(
     return _Prediction(
         labels=labels, organs=organs, presence=presence, results=tuple(results), seconds=seconds
     )
-
-
-def _grid(canonical_geometry: Geometry, ensemble: Ensemble) -> InPlaneGrid:
-    return grid_of(canonical_geometry, ensemble.image_size)
 
 
 def _class_reports(

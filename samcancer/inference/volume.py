@@ -22,6 +22,7 @@ from torch import Tensor
 from samcancer.inference.slices import ResizedSlices
 from samcancer.inplane import InPlaneGrid
 from samcancer.modeling.engine import Member, SlicePrediction, gate_logits, predict_ensemble
+from samcancer.modeling.manual_prompts import SlicePrompt
 
 _HALF = 0.0
 """Logit of the probability 0.5."""
@@ -59,6 +60,7 @@ def predict_volume(
     thresholds: Tensor,
     maps: LabelMaps,
     options: EngineOptions,
+    prompts: Sequence[SlicePrompt] = (),
     on_slices: Callable[[int], None] = lambda _: None,
 ) -> NDArray[np.float32]:
     """Fill the label maps of one scan and return (Z, K) presence probabilities.
@@ -73,6 +75,7 @@ def predict_volume(
         thresholds: (K,) presence thresholds.
         maps: Arrays that receive the result.
         options: How to run.
+        prompts: What a person said about single slices.
         on_slices: Called with the number of slices done since the last call.
     """
     presence = np.zeros((len(volume_hu), len(is_lesion)), dtype=np.float32)
@@ -87,6 +90,7 @@ def predict_volume(
         device=device,
         precision=options.precision,
         flip=options.flip,
+        prompts=prompts,
     ):
         span = slice(chunk.start, chunk.start + len(chunk.logits))
         gated = gate_logits(chunk, thresholds)

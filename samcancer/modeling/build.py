@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from samcancer.config import ModelConfig
 from samcancer.errors import InputError
 from samcancer.modeling.class_prompts import ClassPrompts
+from samcancer.modeling.class_table import ClassTable, TextVectors
 from samcancer.modeling.cnn_branch import CnnBranch
 from samcancer.modeling.encoders import ENCODERS, DecoderShape, Encoder, EncoderSpec
 from samcancer.modeling.encoders.sam_weights import (
@@ -28,7 +29,7 @@ from samcancer.modeling.mask_decoder import PromptedMaskDecoder
 from samcancer.modeling.samcancer_net import PROMPT_STAGES, SamCancerNet
 
 _MASK_PROMPT_CHANNELS = 16
-"""Channels of SAM's mask prompt encoder, which is built for its weights only."""
+"""Channels of SAM's mask prompt encoder."""
 
 
 def build_model(
@@ -36,6 +37,7 @@ def build_model(
     class_names: Sequence[str],
     *,
     encoder_state: Mapping[str, Tensor] | None = None,
+    text: TextVectors | None = None,
 ) -> SamCancerNet:
     """Build the network for the classes.
 
@@ -44,6 +46,7 @@ def build_model(
         class_names: One mask and one presence each, in this order.
         encoder_state: Official SAM state dict for encoder, prompt encoder and mask decoder; None
             starts all of them from random weights.
+        text: Of the classes, for the class prompts that need it; a checkpoint's are loaded over it.
 
     Raises:
         InputError: When the encoder is unknown, takes no SAM weights, or the weights do not fit.
@@ -52,7 +55,7 @@ def build_model(
     encoder: Any = spec.build(config.image_size, padded_windows=config.padded_windows)
     embedding = encoder.out_channels
     cnn = CnnBranch(config.cnn_width)
-    decoder = _build_decoder(encoder, spec.decoder, config, classes=len(class_names))
+    decoder = _build_decoder(encoder, spec.decoder, config)
     if encoder_state is not None:
         _load_sam(config.encoder, encoder, decoder, encoder_state)
     encoder.requires_grad_(not spec.frozen)
@@ -66,8 +69,14 @@ def build_model(
             Exchange(dim, channels, both_ways=both_ways)
             for dim, channels in zip(encoder.stage_dims, cnn.channels[1:], strict=True)
         ],
-        prompts=ClassPrompts(
+        classes=ClassTable(
             len(class_names),
+            embedding,
+            pixel_width=config.cnn_width,
+            kind=config.class_prompt,
+            text=text,
+        ),
+        prompts=ClassPrompts(
             embedding,
             level_channels=[embedding, *cnn.channels[-2 : -2 - PROMPT_STAGES : -1]],
         ),
@@ -77,7 +86,7 @@ def build_model(
 
 
 def _build_decoder(
-    encoder: Encoder, shape: DecoderShape, config: ModelConfig, *, classes: int
+    encoder: Encoder, shape: DecoderShape, config: ModelConfig
 ) -> PromptedMaskDecoder:
     dim = encoder.out_channels
     grid = config.image_size // encoder.embedding_stride
@@ -96,17 +105,16 @@ def _build_decoder(
     )
     for part in (prompt_encoder, mask_decoder):
         part.requires_grad_(config.train_decoder)
-    unused = (
+    # not in every step's gradient; what reads the embedded masks is trained
+    frozen = (
         prompt_encoder.not_a_point_embed,
         prompt_encoder.mask_downscaling,
         mask_decoder.iou_prediction_head,
         mask_decoder.output_hypernetworks_mlps[1:],
     )
-    for module in unused:
+    for module in frozen:
         module.requires_grad_(False)
-    return PromptedMaskDecoder(
-        prompt_encoder, mask_decoder, classes=classes, pixel_width=config.cnn_width
-    )
+    return PromptedMaskDecoder(prompt_encoder, mask_decoder, pixel_width=config.cnn_width)
 
 
 def _encoder_spec(name: str) -> EncoderSpec:

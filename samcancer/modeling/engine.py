@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from samcancer.config import SLICE_CONTEXT, WindowHu
 from samcancer.errors import InputError
+from samcancer.modeling.manual_prompts import ManualPrompts, SlicePrompt, collate
 from samcancer.windowing import window
 
 _log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def predict_slices(
     device: torch.device | str = "cpu",
     precision: str = "32-true",
     flip: bool = False,
+    prompts: Sequence[SlicePrompt] = (),
 ) -> Iterator[SlicePrediction]:
     """Yield one network's prediction for every slice of a case, chunk by chunk, in order.
 
@@ -107,6 +109,8 @@ def predict_slices(
         device: Where the chunks are sent.
         precision: One of Lightning Fabric's names; ``32-true``, ``bf16-mixed`` or ``16-mixed``.
         flip: Also predict on left-right mirrored slices and average the probabilities.
+        prompts: What a person said about single slices; where they are sure of a class, its
+            presence is 1.
 
     Raises:
         ValueError: When the slices are not padded slices, or an option is unknown.
@@ -119,6 +123,7 @@ def predict_slices(
         device=device,
         precision=precision,
         flip=flip,
+        prompts=prompts,
     )
 
 
@@ -130,6 +135,7 @@ def predict_ensemble(
     device: torch.device | str = "cpu",
     precision: str = "32-true",
     flip: bool = False,
+    prompts: Sequence[SlicePrompt] = (),
 ) -> Iterator[SlicePrediction]:
     """Yield the mean prediction of several networks; see :func:`predict_slices`.
 
@@ -138,7 +144,8 @@ def predict_ensemble(
     """
     slice_count = _checked_slice_count(slices_hu, batch)
     autocast = _autocast(torch.device(device), precision)
-    return _run_chunks(members, slices_hu, slice_count, batch, torch.device(device), autocast, flip)
+    run = _Run(members, slices_hu, torch.device(device), autocast, flip, prompts)
+    return _run_chunks(run, slice_count, batch)
 
 
 def gate_logits(prediction: SlicePrediction, thresholds: Tensor) -> Tensor:
@@ -209,23 +216,26 @@ def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContex
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def _run_chunks(
-    members: Sequence[Member],
-    slices_hu: NDArray[np.int16] | SliceSource,
-    slice_count: int,
-    batch: int,
-    device: torch.device,
-    autocast: contextlib.AbstractContextManager[Any],
-    flip: bool,
-) -> Iterator[SlicePrediction]:
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same over the chunks of a case."""
+
+    members: Sequence[Member]
+    slices_hu: NDArray[np.int16] | SliceSource
+    device: torch.device
+    autocast: contextlib.AbstractContextManager[Any]
+    flip: bool
+    prompts: Sequence[SlicePrompt]
+
+
+def _run_chunks(run: _Run, slice_count: int, batch: int) -> Iterator[SlicePrediction]:
     start = 0
-    with _evaluating(members):
+    with _evaluating(run.members):
         while start < slice_count:
             stop = min(start + batch, slice_count)
-            chunk_hu = slices_hu[start : stop + 2 * SLICE_CONTEXT]
             try:
-                with torch.inference_mode(), autocast:
-                    logits, presence = _mean_prediction(members, chunk_hu, device, flip)
+                with torch.inference_mode(), run.autocast:
+                    logits, presence = _mean_prediction(run, start, stop)
             except torch.OutOfMemoryError:
                 batch = _halved(stop - start)
                 _release_cached_memory()
@@ -248,16 +258,18 @@ def _release_cached_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _mean_prediction(
-    members: Sequence[Member], chunk_hu: NDArray[np.int16], device: torch.device, flip: bool
-) -> tuple[Tensor, Tensor]:
-    """Return (n, K, S, S) logits and (n, K) presence probabilities of one chunk."""
+def _mean_prediction(run: _Run, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """Return (n, K, S, S) logits and (n, K) presence probabilities of the slices start..stop."""
+    chunk_hu = run.slices_hu[start : stop + 2 * SLICE_CONTEXT]
     outputs = []
-    for member in members:
-        chunk = torch.from_numpy(window(chunk_hu, member.window_hu))[None].to(device)
-        outputs.append(_forward(member.model, chunk))
-        if flip:
-            logits, presence = _forward(member.model, chunk.flip(-1))
+    for member in run.members:
+        chunk = torch.from_numpy(window(chunk_hu, member.window_hu))[None].to(run.device)
+        told = _told(run, member.model, start, stop)
+        outputs.append(_forward(member.model, chunk, told))
+        if run.flip:
+            size = chunk.shape[-1]
+            mirrored = told and told._replace(manual=told.manual.flipped(size))
+            logits, presence = _forward(member.model, chunk.flip(-1), mirrored)
             outputs.append((logits.flip(-1), presence))
     if len(outputs) == 1:
         return outputs[0]
@@ -269,9 +281,30 @@ def _mean_prediction(
     return torch.logit(probability, eps=_PROBABILITY_FLOOR), presence
 
 
-def _forward(model: nn.Module, chunk: Tensor) -> tuple[Tensor, Tensor]:
-    output = model(chunk)
-    return output.mask_logits[0].float(), torch.sigmoid(output.presence_logits[0].float())
+class _Told(NamedTuple):
+    """What a person says about a chunk."""
+
+    presence: Tensor
+    """(1, n, K): 1, or NaN where nothing is said."""
+    manual: ManualPrompts
+
+
+def _told(run: _Run, model: nn.Module, start: int, stop: int) -> _Told | None:
+    if not run.prompts:
+        return None
+    classes, size = len(model.class_names), run.slices_hu.shape[-1]  # type: ignore[arg-type]
+    manual, presence = collate(run.prompts, start=start, stop=stop, classes=classes, size=size)
+    if manual is None:
+        return None
+    return _Told(presence.to(run.device), manual.map(lambda x: x.to(run.device)))
+
+
+def _forward(model: nn.Module, chunk: Tensor, told: _Told | None) -> tuple[Tensor, Tensor]:
+    output = model(chunk) if told is None else model(chunk, *told)
+    presence = torch.sigmoid(output.presence_logits[0].float())
+    if told is not None:
+        presence = torch.where(told.presence[0].isnan(), presence, told.presence[0])
+    return output.mask_logits[0].float(), presence
 
 
 @contextlib.contextmanager

@@ -1,14 +1,15 @@
 """SAM's mask decoder with all classes at once and the CNN's fine detail.
 
     image embedding (N, E, h, w), prompts (N, K, 4, E), pixels (N, w, S, S) with S = 16 h
+    manual prompts of a slice and class        -> more tokens (p, E), dense embedding (E, h, w)
     two-way transformer, per class     -> mask token (N, K, E), image (N*K, E, h, w)
     upscaling x 4                      -> (N*K, E/8, 4h, 4w)
     hypernetwork(mask token)           -> (N, K, E/8)
     mask = hypernetwork . (upscaled image interpolated to S + pixel embedding (E/8, S, S))
-           + class kernel (K, w) . pixels
+           + pixel kernel (K, w) of the class table . pixels
                                        -> (N, K, S, S)
 
-The class kernel is a U-Net's last layer: the CNN learns from it at once, before the transformer's
+The pixel kernel is a U-Net's last layer: the CNN learns from it at once, before the transformer's
 tokens mean anything; without it the first masks are little more than where a class usually lies.
 Kirillov et al. 2023, appendix A; the modules are segment_anything's own. The product is linear in
 both of its terms, so it is taken before interpolation (one channel a class instead of E/8) and
@@ -24,22 +25,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samcancer.modeling.layers import PRIOR_LOGIT
+from samcancer.modeling.class_table import ClassRows
+from samcancer.modeling.manual_prompts import NO_POINT, ManualPrompts
 
 
 class PromptedMaskDecoder(nn.Module):
     """One mask per class from SAM's prompt encoder and mask decoder."""
 
-    def __init__(
-        self, prompt_encoder: Any, mask_decoder: Any, *, classes: int, pixel_width: int
-    ) -> None:
+    def __init__(self, prompt_encoder: Any, mask_decoder: Any, *, pixel_width: int) -> None:
         super().__init__()
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         self.pixel_embedding = nn.Linear(pixel_width, mask_decoder.transformer_dim // 8)
-        spread = 1 / (2 * math.sqrt(pixel_width))
-        self.class_kernels = nn.Parameter(spread * torch.randn(classes, pixel_width))
-        self.mask_bias = nn.Parameter(torch.full((classes,), PRIOR_LOGIT))
 
     def positions(self, size: tuple[int, int]) -> Tensor:
         """SAM's position encoding of a grid, (E, h, w), in the precision of the weights."""
@@ -52,23 +49,40 @@ class PromptedMaskDecoder(nn.Module):
         angles = 2 * math.pi * ((2 * x - 1)[:, None] * to_x + (2 * y - 1)[:, None, None] * to_y)
         return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)
 
-    def forward(self, image: Tensor, prompts: Tensor, pixels: Tensor) -> Tensor:
-        """(N, E, h, w), (N, K, 4, E), (N, w, S, S) -> mask logits (N, K, S, S)."""
+    def forward(
+        self,
+        rows: ClassRows,
+        image: Tensor,
+        prompts: Tensor,
+        pixels: Tensor,
+        manual: ManualPrompts | None = None,
+    ) -> Tensor:
+        """Return the mask logits (N, K, S, S).
+
+        Args:
+            rows: Of the K classes.
+            image: Image embedding (N, E, h, w).
+            prompts: Class prompts (N, K, 4, E).
+            pixels: (N, w, S, S).
+            manual: Slice by slice, (N, K, ...).
+        """
         batch, classes = prompts.shape[:2]
-        tokens, images = self._transform(image, prompts)
+        tokens, images = self._transform(image, prompts, manual, size=pixels.shape[-1])
         upscaled = self.mask_decoder.output_upscaling(images)
         kernel = self.mask_decoder.output_hypernetworks_mlps[0](tokens)
         coarse = torch.einsum("kchw,kc->khw", upscaled, kernel)
         coarse = coarse.view(batch, classes, *coarse.shape[1:])
         kernel = kernel.view(batch, classes, -1)
-        kernels = kernel @ self.pixel_embedding.weight + self.class_kernels
+        kernels = kernel @ self.pixel_embedding.weight + rows.pixel_kernel
         fine = torch.einsum("nchw,nkc->nkhw", pixels, kernels)
-        bias = kernel @ self.pixel_embedding.bias + self.mask_bias
+        bias = kernel @ self.pixel_embedding.bias + rows.mask_bias
         coarse = F.interpolate(coarse, size=pixels.shape[-2:], mode="bilinear")
         masks: Tensor = fine + coarse + bias[:, :, None, None]
         return masks
 
-    def _transform(self, image: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    def _transform(
+        self, image: Tensor, prompts: Tensor, manual: ManualPrompts | None, *, size: int
+    ) -> tuple[Tensor, Tensor]:
         """Let prompts and image attend to each other: mask tokens (N*K, E), (N*K, E, h, w)."""
         encoder, decoder = self.prompt_encoder, self.mask_decoder
         batch, classes = prompts.shape[:2]
@@ -78,8 +92,51 @@ class PromptedMaskDecoder(nn.Module):
         tokens = torch.cat(
             [output_tokens.expand(batch * classes, -1, -1), prompts.flatten(0, 1)], dim=1
         )
-        dense = image + encoder.no_mask_embed.weight[:, :, None, None]
-        source = dense.repeat_interleave(classes, dim=0)
-        place = self.positions((image.shape[-2], image.shape[-1]))
-        tokens, source = decoder.transformer(source, place.expand(source.shape), tokens)
+        dense = encoder.no_mask_embed.weight[:, :, None, None]
+        source = (image + dense).repeat_interleave(classes, dim=0)
+        if manual is not None and manual.masks is not None:
+            source = self._with_masks(source, manual.masks.flatten(0, 1))
+        place = self.positions((image.shape[-2], image.shape[-1])).expand(source.shape)
+        if manual is None:
+            tokens, source = decoder.transformer(source, place, tokens)
+        else:
+            tokens, source = self._transform_groups(tokens, source, place, manual, size=size)
         return tokens[:, 1], source.transpose(1, 2).reshape(batch * classes, *image.shape[1:])
+
+    def _transform_groups(
+        self, tokens: Tensor, source: Tensor, place: Tensor, manual: ManualPrompts, *, size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Run slices and classes with equally many points together: no token stands for none."""
+        points, kinds = manual.points.flatten(0, 1), manual.kinds.flatten(0, 1)
+        counts = (kinds != NO_POINT).sum(dim=1)
+        groups = [(counts == count).nonzero().flatten() for count in torch.unique(counts)]
+        found = []
+        for group in groups:
+            count = int(counts[group[0]])
+            given = self._point_tokens(points[group, :count], kinds[group, :count], size=size)
+            joined = torch.cat([tokens[group], given], dim=1)
+            answers, images = self.mask_decoder.transformer(source[group], place[group], joined)
+            found.append((answers[:, : tokens.shape[1]], images))
+        order = torch.cat(groups).argsort()
+        answers, images = (torch.cat(parts)[order] for parts in zip(*found, strict=True))
+        return answers, images
+
+    def _point_tokens(self, points: Tensor, kinds: Tensor, *, size: int) -> Tensor:
+        """Embed points (G, p, 2) of kinds (G, p) as SAM does: (G, p, E).
+
+        SAM adds a token for "no box" to points without one; the class prompts hold a box always.
+        """
+        encoder = self.prompt_encoder
+        matrix: Tensor = encoder.pe_layer.positional_encoding_gaussian_matrix
+        angles = 2 * math.pi * ((2 * (points.to(matrix) + 0.5) / size - 1) @ matrix)
+        embeddings = torch.cat([e.weight for e in encoder.point_embeddings])
+        return torch.cat([angles.sin(), angles.cos()], dim=-1) + embeddings[kinds]
+
+    def _with_masks(self, source: Tensor, masks: Tensor) -> Tensor:
+        """Put the embedding of a mask (S, S) in the place of "no mask", where there is one."""
+        given = (~masks[:, 0, 0].isnan()).nonzero().flatten()
+        encoder = self.prompt_encoder
+        side = [4 * length for length in source.shape[-2:]]
+        shrunk = F.interpolate(masks[given, None].to(source), size=side, mode="bilinear")
+        change = encoder.mask_downscaling(shrunk) - encoder.no_mask_embed.weight[:, :, None, None]
+        return source.index_add(0, given, change)

@@ -1,10 +1,12 @@
 """The SAMCancer network: the parts in the order of the figure in docs/model.md ([SC]).
 
-    chunk (B, T+4, S, S) in [0, 1], presence (B, T, K); N = T * B target slices, slice by slice
+    chunk (B, T+4, S, S) in [0, 1], presence (B, T, K), manual prompts (B, T, K, ...);
+    N = T * B target slices, slice by slice
     encoder        -> tokens (N, S/16, S/16, D), image embedding (N, E, S/16, S/16); of TinyViT
                       finer tokens (N, S/2 .. S/4, .., D_i) and embedding (N, E, S/4, S/4)
     CNN branch     -> five skips, then up features, the last being pixels (N, w, S, S)
     exchange 1-4   after each encoder stage, with the down stage of the same number
+    class table    -> one row a class
     class prompts  -> prompts (N, K, 4, E), presence logits (B, T, K), coarse (B, T, K, S/4, S/4)
     mask decoder   -> mask logits (B, T, K, S, S)
 
@@ -20,9 +22,11 @@ from torch import Tensor, nn
 
 from samcancer.config import SLICE_CONTEXT
 from samcancer.modeling.class_prompts import ClassPrompts
+from samcancer.modeling.class_table import ClassTable
 from samcancer.modeling.cnn_branch import CnnBranch
 from samcancer.modeling.encoders import Encoder
 from samcancer.modeling.exchange import Exchange
+from samcancer.modeling.manual_prompts import ManualPrompts
 from samcancer.modeling.mask_decoder import PromptedMaskDecoder
 
 PROMPT_STAGES = 2
@@ -53,6 +57,7 @@ class SamCancerNet(nn.Module):
         encoder: Encoder,
         cnn: CnnBranch,
         exchanges: Sequence[Exchange],
+        classes: ClassTable,
         prompts: ClassPrompts,
         decoder: PromptedMaskDecoder,
     ) -> None:
@@ -62,16 +67,23 @@ class SamCancerNet(nn.Module):
         self.encoder: Any = encoder
         self.cnn = cnn
         self.exchanges = nn.ModuleList(exchanges)
+        self.classes = classes
         self.prompts = prompts
         self.decoder = decoder
 
-    def forward(self, chunk: Tensor, presence: Tensor | None = None) -> NetOutput:
+    def forward(
+        self,
+        chunk: Tensor,
+        presence: Tensor | None = None,
+        manual: ManualPrompts | None = None,
+    ) -> NetOutput:
         """Segment the T target slices of each chunk.
 
         Args:
             chunk: (B, T+4, S, S) windowed to [0, 1]; target t is chunk[:, t + 2].
             presence: True presence (B, T, K) in {0, 1} for training, NaN where unknown; None lets
                 the network use its own prediction.
+            manual: Points, boxes and masks that a person gave.
         """
         self._check(chunk)
         batch, slices = chunk.shape[0], chunk.shape[1] - 2 * SLICE_CONTEXT
@@ -88,8 +100,10 @@ class SamCancerNet(nn.Module):
         features = [image, *decoded[:PROMPT_STAGES]]
         positions = [self.decoder.positions((f.shape[2], f.shape[3])) for f in features]
         known = None if presence is None else presence.transpose(0, 1).flatten(0, 1)
-        answers = self.prompts(features, positions, known)
-        masks = self.decoder(image, answers.prompts, decoded[-1])
+        rows = self.classes()
+        answers = self.prompts(rows, features, positions, known)
+        given = None if manual is None else manual.by_slice()
+        masks = self.decoder(rows, image, answers.prompts, decoded[-1], given)
         return NetOutput(
             *(
                 x.unflatten(0, (slices, batch)).transpose(0, 1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from samcancer.config import TrainConfig
 from samcancer.data.dataset import Sample
 from samcancer.errors import InputError
+from samcancer.training.drawn_prompts import draw_prompts
 from samcancer.training.losses import LossParts, masked_loss, unpack_targets
 from samcancer.training.schedule import learning_rate_factor
 
@@ -59,7 +60,8 @@ class Stepper:
         self._fabric_optimizer.zero_grad()
         try:
             told = targets.teacher_presence(false_share=self._config.false_presence)
-            output = self._model(batch["image"], told)
+            manual = draw_prompts(targets, share=self._config.manual_prompts)
+            output = self._model(batch["image"], told, *([] if manual is None else [manual]))
             parts = masked_loss(
                 output.mask_logits,
                 output.presence_logits,

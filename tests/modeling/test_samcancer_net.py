@@ -16,6 +16,7 @@ from samcancer.modeling import (
     count_multiply_adds,
     count_multiply_adds_by_part,
 )
+from samcancer.modeling.class_table import ClassRows
 from samcancer.modeling.layers import LESION_PRIOR
 
 ENCODER_NAMES = ["vit_tiny", "small_sam"]
@@ -25,6 +26,13 @@ INTERACTIONS = ["exchange", "ladder"]
 def chunk_of(*, batch: int = 2, slices: int = 1, size: int = 48, seed: int = 7) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(batch, slices + 4, size, size, generator=generator)
+
+
+def hold_rows(model: SamCancerNet) -> ClassRows:
+    """Freeze the class table's present rows into leaves, to be changed or asked for gradients."""
+    rows = ClassRows(*(field.detach().clone().requires_grad_() for field in model.classes()))
+    model.classes.forward = lambda: rows  # type: ignore[method-assign]
+    return rows
 
 
 def loss_of(model: SamCancerNet, chunk: Tensor, presence: Tensor | None = None) -> Tensor:
@@ -50,7 +58,7 @@ def test_no_frozen_weight_changes_by_a_bit_in_training(build, interaction: str) 
 def test_a_frozen_decoder_stays_frozen_but_what_joins_it_to_the_cnn_trains(build) -> None:
     model = build("small_sam", train_decoder=False)
     trained = {n for n, p in model.decoder.named_parameters() if p.requires_grad}
-    own = {"pixel_embedding.weight", "pixel_embedding.bias", "class_kernels", "mask_bias"}
+    own = {"pixel_embedding.weight", "pixel_embedding.bias"}
     assert trained == own
 
 
@@ -136,16 +144,20 @@ def test_unknown_presence_is_the_networks_own(build) -> None:
 
 def test_masks_do_not_teach_presence(build) -> None:
     model = build()
+    rows = hold_rows(model)
     model(chunk_of()).mask_logits.square().mean().backward()
-    for part in (model.prompts.presence, model.prompts.coarse):
-        assert part.weight.grad is None
+    assert model.prompts.presence.weight.grad is None
+    assert rows.coarse_kernel.grad is None
+    assert rows.peak_weight.grad is None
+    assert rows.pixel_kernel.grad is not None
 
 
 def test_a_coarse_pixel_raises_the_presence_of_its_class_only(build) -> None:
     model = build(classes=3).eval()
+    rows = hold_rows(model)
     with torch.no_grad():
         before = model(chunk_of())
-        model.prompts.coarse.bias[1] += 2
+        rows.coarse_bias[1] += 2
         after = model(chunk_of())
     changed = after.coarse_logits - before.coarse_logits
     torch.testing.assert_close(changed.amax(dim=(0, 1, 3, 4)), torch.tensor([0.0, 2.0, 0.0]))
@@ -157,10 +169,7 @@ def test_the_mask_of_one_class_gives_another_class_no_gradient(build) -> None:
     model = build(classes=3)
     output = model(chunk_of())
     sum(logits[:, :, 1].square().sum() for logits in output).backward()
-    own = (model.prompts.indicators, model.prompts.coarse.weight, model.decoder.mask_bias)
-    for parameter in own:
-        touched = [bool(g.any()) for g in parameter.grad]
-        assert touched == [False, True, False]
+    assert [bool(gradient.any()) for gradient in model.classes.rows.grad] == [False, True, False]
 
 
 def test_fifteen_classes_cost_little_more_than_one() -> None:

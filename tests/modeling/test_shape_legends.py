@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import samcancer.modeling
 from samcancer.modeling.class_prompts import ClassPrompts
+from samcancer.modeling.class_table import ClassTable, TextVectors
 from samcancer.modeling.cnn_branch import CnnBranch
 from samcancer.modeling.encoders import ENCODERS, ImageEncoder
 from samcancer.modeling.exchange import Exchange
@@ -69,11 +70,19 @@ def test_exchange(m: int) -> None:
     assert shapes(*exchange(tokens, pixels)) == shapes(tokens, pixels)
 
 
+@pytest.mark.parametrize("kind", ["indicator", "text", "both"])
+def test_class_table(kind: str) -> None:
+    text = TextVectors(torch.randn(K, 6), torch.zeros(6))
+    table = ClassTable(K, 8, pixel_width=W, kind=kind, text=text)  # type: ignore[arg-type]
+    assert shapes(*table()) == [(K, 4, 8), (K, 8), (K,), (K,), (K,), (K, W), (K,)]
+
+
 def test_class_prompts() -> None:
-    prompts = ClassPrompts(K, 8, level_channels=[3, 5])
+    prompts = ClassPrompts(8, level_channels=[3, 5])
+    rows = ClassTable(K, 8, pixel_width=W)()
     features = [torch.zeros(N, 3, 2, 3), torch.zeros(N, 5, 4, 6)]
     positions = [torch.zeros(8, 2, 3), torch.zeros(8, 4, 6)]
-    assert shapes(*prompts(features, positions, None)) == [(N, K, 4, 8), (N, K), (N, K, 4, 6)]
+    assert shapes(*prompts(rows, features, positions, None)) == [(N, K, 4, 8), (N, K), (N, K, 4, 6)]
 
 
 @pytest.mark.parametrize("encoder", ["vit_tiny", "small_sam"])
@@ -81,6 +90,7 @@ def test_mask_decoder_and_network(build, encoder: str) -> None:
     model = build(encoder, classes=K)
     embedding = ENCODERS[encoder].vit.out_channels
     masks = model.decoder(
+        model.classes(),
         torch.zeros(N, embedding, S // 16, S // 16),
         torch.zeros(N, K, 4, embedding),
         torch.zeros(N, W, S, S),

@@ -1,0 +1,103 @@
+"""Points, boxes and masks that a person gives, per slice and class, as SAM takes them.
+
+    points (B, T, K, P, 2), kinds (B, T, K, P) -> tokens of a slice and class (p, E), p <= P
+    masks (B, T, K, 4h, 4w) -> dense embedding (E, h, w) of a slice and class
+
+They join the class prompts of their class: the class says what is sought, they say where. A slice
+and class without any runs exactly as in a network that was given none, so that a prompt changes
+nothing but what it is meant for. Kirillov et al. 2023, section 3 and appendix A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+NEGATIVE, POSITIVE, BOX_FIRST, BOX_SECOND = range(4)
+"""What a point is: SAM's own numbers, the last two being the corners of a box."""
+
+NO_POINT = -1
+"""Fills up the points of a slice and class to P."""
+
+MASK_LOGIT = 10.0
+"""Logit of a prompt mask's own pixels, and negative of all others."""
+
+
+class ManualPrompts(NamedTuple):
+    """The prompts of B chunks of T slices and K classes."""
+
+    points: Tensor
+    """(B, T, K, P, 2) positions (x, y) in pixels of the stack, pixel centres at whole numbers."""
+    kinds: Tensor
+    """(B, T, K, P) int64; ``NO_POINT`` behind the last point."""
+    masks: Tensor | None = None
+    """(B, T, K, S, S) logits, NaN in a slice and class without a mask; None without any."""
+
+    def by_slice(self) -> ManualPrompts:
+        """Return them as the network works, slice by slice: (T * B, K, ...)."""
+        return self.map(lambda x: x.transpose(0, 1).flatten(0, 1))
+
+    def flipped(self, size: int) -> ManualPrompts:
+        """Return them for slices that are mirrored left to right."""
+        mirrored = torch.stack([size - 1 - self.points[..., 0], self.points[..., 1]], dim=-1)
+        masks = None if self.masks is None else self.masks.flip(-1)
+        return ManualPrompts(mirrored, self.kinds, masks)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> ManualPrompts:
+        """Return them with every tensor changed alike."""
+        masks = None if self.masks is None else change(self.masks)
+        return ManualPrompts(change(self.points), change(self.kinds), masks)
+
+
+@dataclass(frozen=True)
+class SlicePrompt:
+    """What a person says about one class in one slice of a case."""
+
+    z: int
+    class_index: int
+    points: tuple[tuple[float, float, int], ...] = ()
+    """(x, y, kind) in pixels of the stack; the two corners of a box follow each other."""
+    mask: NDArray[np.bool_] | None = None
+    """(S, S)."""
+    shows_class: bool = True
+    """Whether the slice holds the class for certain; otherwise the network decides."""
+
+
+def collate(
+    prompts: Iterable[SlicePrompt], *, start: int, stop: int, classes: int, size: int
+) -> tuple[ManualPrompts | None, Tensor]:
+    """Return the prompts of the slices start..stop as one chunk (B = 1), None without any.
+
+    Also returned is the presence that they tell, (1, T, K): 1, or NaN where they tell nothing.
+    """
+    chunk = [p for p in prompts if start <= p.z < stop]
+    presence = torch.full((1, stop - start, classes), torch.nan)
+    if not chunk:
+        return None, presence
+    at: dict[tuple[int, int], list[tuple[float, float, int]]] = {}
+    masks = None
+    for prompt in chunk:
+        place = (prompt.z - start, prompt.class_index)
+        at.setdefault(place, []).extend(prompt.points)
+        if prompt.shows_class:
+            presence[0][place] = 1.0
+        if prompt.mask is not None:
+            if masks is None:
+                masks = torch.full((1, stop - start, classes, size, size), torch.nan)
+            inside = torch.from_numpy(prompt.mask)
+            held = masks[0][place].nan_to_num(-MASK_LOGIT)
+            masks[0][place] = torch.where(inside, MASK_LOGIT, held)
+    most = max(map(len, at.values()))
+    points = torch.zeros(1, stop - start, classes, most, 2)
+    kinds = torch.full((1, stop - start, classes, most), NO_POINT)
+    for place, given in at.items():
+        for i, (x, y, kind) in enumerate(given):
+            points[0][place][i] = torch.tensor([x, y])
+            kinds[0][place][i] = kind
+    return ManualPrompts(points, kinds, masks), presence
