@@ -1,11 +1,14 @@
 """Points, boxes and masks that a person gives, per slice and class, as SAM takes them.
 
     points (B, T, K, P, 2), kinds (B, T, K, P) -> tokens of a slice and class (p, E), p <= P
-    masks (B, T, K, 4h, 4w) -> dense embedding (E, h, w) of a slice and class
+    masks (B, T, K, S, S) -> dense embedding (E, h, w) of a slice and class
+    all of them -> maps of a slice and class (M, S, S); with pixels (w, S, S) -> change of the logits
 
 They join the class prompts of their class: the class says what is sought, they say where. A slice
 and class without any runs exactly as in a network that was given none, so that a prompt changes
-nothing but what it is meant for. Kirillov et al. 2023, section 3 and appendix A.
+nothing but what it is meant for. Tokens and embedding are SAM's (Kirillov et al. 2023, section 3
+and appendix A). The maps are ours: SAM learned to heed a box from a billion masks, a few hundred CT
+scans do not teach it (docs/training.md); inside a box another kernel reads the CNN's pixels.
 """
 
 from __future__ import annotations
@@ -17,13 +20,21 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 NEGATIVE, POSITIVE, BOX_FIRST, BOX_SECOND = range(4)
 """What a point is: SAM's own numbers, the last two being the corners of a box."""
 
 NO_POINT = -1
 """Fills up the points of a slice and class to P."""
+
+_MAP_LOGITS = (-2.0, 2.0, 2.0, -4.0, 2.0)
+"""What the maps add at first: everywhere, in boxes, near points on and off the lesion, in masks."""
+
+_MASK_MAP = 4
+
+_POINT_REACH = 32.0
+"""A point reaches as far as this part of a slice (standard deviation)."""
 
 MASK_LOGIT = 10.0
 """Logit of a prompt mask's own pixels, and negative of all others."""
@@ -39,6 +50,11 @@ class ManualPrompts(NamedTuple):
     masks: Tensor | None = None
     """(B, T, K, S, S) logits, NaN in a slice and class without a mask; None without any."""
 
+    def given(self) -> Tensor:
+        """Return where anything is given, (B, T, K) or (N, K)."""
+        points = (self.kinds != NO_POINT).any(dim=-1)
+        return points if self.masks is None else points | ~self.masks[..., 0, 0].isnan()
+
     def by_slice(self) -> ManualPrompts:
         """Return them as the network works, slice by slice: (T * B, K, ...)."""
         return self.map(lambda x: x.transpose(0, 1).flatten(0, 1))
@@ -53,6 +69,51 @@ class ManualPrompts(NamedTuple):
         """Return them with every tensor changed alike."""
         masks = None if self.masks is None else change(self.masks)
         return ManualPrompts(change(self.points), change(self.kinds), masks)
+
+
+class PromptMaps(nn.Module):
+    """Change the logits where a prompt points to."""
+
+    def __init__(self, pixel_width: int) -> None:
+        super().__init__()
+        self.kernels = nn.Parameter(torch.zeros(len(_MAP_LOGITS), pixel_width))
+        self.biases = nn.Parameter(torch.tensor(_MAP_LOGITS))
+
+    def forward(self, masks: Tensor, pixels: Tensor, manual: ManualPrompts) -> Tensor:
+        """Return the logits (N, K, S, S) with those of prompted slices and classes changed.
+
+        Args:
+            masks: Logits (N, K, S, S).
+            pixels: (N, w, S, S).
+            manual: Slice by slice, (N, K, ...).
+        """
+        n, k = manual.given().nonzero(as_tuple=True)
+        if not len(n):
+            return masks
+        read = torch.einsum("nchw,mc->nmhw", pixels, self.kernels)[n]
+        maps = _maps(manual.points[n, k], manual.kinds[n, k], size=masks.shape[-1])
+        if manual.masks is not None:
+            maps[:, _MASK_MAP] = (manual.masks[n, k] > 0).to(maps)
+        change = (maps * (read + self.biases[:, None, None])).sum(dim=1)
+        return masks.index_put((n, k), change.to(masks.dtype), accumulate=True)
+
+
+def _maps(points: Tensor, kinds: Tensor, *, size: int) -> Tensor:
+    """Draw points (G, P, 2) of kinds (G, P): (G, M, S, S) in 0..1."""
+    place = torch.arange(size, device=points.device, dtype=points.dtype)
+    x, y = points[..., 0, None], points[..., 1, None]
+    near_x = torch.exp(-0.5 * ((place - x) * _POINT_REACH / size).square())
+    near_y = torch.exp(-0.5 * ((place - y) * _POINT_REACH / size).square())
+    blobs = near_y[..., :, None] * near_x[..., None, :]
+    in_x = (place[None, None] >= x[:, :-1]) & (place <= x[:, 1:])
+    in_y = (place[None, None] >= y[:, :-1]) & (place <= y[:, 1:])
+    boxes = (kinds[:, :-1] == BOX_FIRST)[..., None, None] & in_y[..., :, None] & in_x[..., None, :]
+    maps = torch.ones(len(points), len(_MAP_LOGITS), size, size, device=points.device)
+    maps[:, 1] = boxes.any(dim=1)
+    for index, kind in ((2, POSITIVE), (3, NEGATIVE)):
+        maps[:, index] = (blobs * (kinds == kind)[..., None, None]).sum(dim=1).clamp(max=1)
+    maps[:, _MASK_MAP] = 0
+    return maps
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samcancer.modeling.class_table import ClassRows
-from samcancer.modeling.manual_prompts import NO_POINT, ManualPrompts
+from samcancer.modeling.manual_prompts import NO_POINT, ManualPrompts, PromptMaps
 
 
 class PromptedMaskDecoder(nn.Module):
@@ -36,6 +36,7 @@ class PromptedMaskDecoder(nn.Module):
         super().__init__()
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
+        self.prompt_maps = PromptMaps(pixel_width)
         self.pixel_embedding = nn.Linear(pixel_width, mask_decoder.transformer_dim // 8)
 
     def positions(self, size: tuple[int, int]) -> Tensor:
@@ -78,7 +79,7 @@ class PromptedMaskDecoder(nn.Module):
         bias = kernel @ self.pixel_embedding.bias + rows.mask_bias
         coarse = F.interpolate(coarse, size=pixels.shape[-2:], mode="bilinear")
         masks: Tensor = fine + coarse + bias[:, :, None, None]
-        return masks
+        return masks if manual is None else self.prompt_maps(masks, pixels, manual)
 
     def _transform(
         self, image: Tensor, prompts: Tensor, manual: ManualPrompts | None, *, size: int

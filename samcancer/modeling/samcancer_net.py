@@ -48,6 +48,7 @@ class SamCancerNet(nn.Module):
     """Image encoder and CNN branch side by side, class prompts and mask decoder on top."""
 
     slice_context: int = SLICE_CONTEXT
+    takes_manual_prompts: bool = True
 
     def __init__(
         self,

@@ -39,6 +39,8 @@ class Stepper:
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
+        takes_prompts = bool(getattr(model, "takes_manual_prompts", False))
+        self._prompt_share = config.manual_prompts if takes_prompts else 0.0
         self._model, self._fabric_optimizer = fabric.setup(model, self.optimizer)
 
     @property
@@ -60,7 +62,7 @@ class Stepper:
         self._fabric_optimizer.zero_grad()
         try:
             told = targets.teacher_presence(false_share=self._config.false_presence)
-            manual = draw_prompts(targets, share=self._config.manual_prompts)
+            manual = draw_prompts(targets, share=self._prompt_share)
             output = self._model(batch["image"], told, *([] if manual is None else [manual]))
             parts = masked_loss(
                 output.mask_logits,
