@@ -29,7 +29,7 @@ DATA_PREP_MAY_USE = {*LAYERS[0], "pretrained", "volume_io", "data"}
 
 SOURCES = sorted([*(ROOT / "samcancer").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py")])
 
-FORBIDDEN_SOURCE = ("weights_only=False", "pickle.load", "extractall", "except:")
+FORBIDDEN_SOURCE = ("weights_only=False", "pickle.load", "jit.load(", "extractall", "except:")
 """Calls that could execute a file's content, leave the target folder, or hide a failure."""
 
 
@@ -79,6 +79,17 @@ def test_no_import_points_back_up_the_data_flow(path: Path) -> None:
 def test_scoring_and_reporting_need_no_torch(part: str) -> None:
     for path in (ROOT / "samcancer" / part).rglob("*.py"):
         assert "torch" not in {name.split(".")[0] for name in imported_modules(path)}, path
+
+
+def test_text_towers_are_needed_only_to_build_text_embeddings() -> None:
+    """Training and inference read the file of embeddings; open_clip stays out of them."""
+    modules = {p: imported_modules(p) for p in SOURCES}
+    using_open_clip = [p.name for p in SOURCES if "open_clip" in modules[p]]
+    using_towers = [p.name for p in SOURCES if "samcancer.pretrained.text_towers" in modules[p]]
+    assert using_open_clip == ["text_towers.py"]
+    assert using_towers == ["build_text_embeddings.py"]
+    reader = modules[ROOT / "samcancer" / "pretrained" / "text_embeddings.py"]
+    assert "torch" not in {name.split(".")[0] for name in reader}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -21,6 +21,7 @@ from samcancer.errors import InputError
 VERBS: dict[str, str] = {
     "classes": "print classes, prompts, codes and data sets",
     "fetch-checkpoints": "download or import published weights, verified",
+    "build-text-embeddings": "embed the prompts of classes with a CLIP model",
     "make-phantoms": "write synthetic patients with partial labels",
     "prepare-slices": "turn raw scans and labels into a case store",
     "train-fold": "train one fold of the cross-validation",

@@ -13,7 +13,16 @@ from samcancer.commands import EXIT_BAD_INPUT, EXIT_OK, VERBS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SLOW_PACKAGES = ("torch", "SimpleITK", "h5py", "scipy", "lightning", "albumentations", "timm")
+SLOW_PACKAGES = (
+    "torch",
+    "SimpleITK",
+    "h5py",
+    "scipy",
+    "lightning",
+    "albumentations",
+    "timm",
+    "open_clip",
+)
 """What no ``--help`` may import: each costs from a tenth of a second to several seconds."""
 
 
