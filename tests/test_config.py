@@ -64,6 +64,9 @@ def test_no_file_gives_the_defaults() -> None:
         ("model: {interaction: none}", "model.interaction must be"),
         ("data: {train_windows_hu: [[300, -200]]}", "data window is out of range"),
         ("data: {train_windows_hu: [[300]]}", "data.train_windows_hu must be"),
+        ("model: {class_prompt: words}", "model.class_prompt must be Literal"),
+        ("model: {class_prompt: text}", "model.text_embeddings .given for the class prompts text"),
+        ("model: {text_embeddings: a}", "model.text_embeddings .given for the class prompts text"),
         (
             "pseudo_labels: {min_teacher_dice: 2}",
             "pseudo_labels.min_teacher_dice is out of range",

@@ -13,6 +13,7 @@ from samcancer.errors import InputError
 
 if TYPE_CHECKING:
     from samcancer.inference.batch import BatchResult
+    from samcancer.inference.models import Question
     from samcancer.inference.prompts import CasePrompts
 
 DESCRIPTION = "Segment whole scans: one label map on each scan's own grid, and a report beside it."
@@ -83,6 +84,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="RECIST lines, boxes and points of many scans: case,class,x1,y1,z1,x2,y2,z2[,kind]",
     )
+    asked = parser.add_argument_group("text prompts", "for a model of model.class_prompt text")
+    asked.add_argument(
+        "--ask",
+        nargs="+",
+        metavar="CLASS",
+        help="classes to look for instead of the trained ones, trained or not",
+    )
+    asked.add_argument(
+        "--text-embeddings", type=Path, metavar="FILE", help="of samcancer build-text-embeddings"
+    )
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default all)")
     parser.add_argument(
         "--affine", choices=("qform", "sform"), help="which one to use where a NIfTI's two disagree"
@@ -115,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     scans = find_scans(args.input)
     prompts = _prompts(args, list(scans))
-    ensemble = load_ensemble(args.model, device=device)
+    ensemble = load_ensemble(args.model, device=device, question=_question(args))
     require_known_classes(prompts, ensemble.class_names)
     options = InferenceOptions(
         engine=EngineOptions(
@@ -139,6 +150,22 @@ def run(args: argparse.Namespace) -> int:
             on_slices=progress.on_slices,
         )
     return _summary(result)
+
+
+def _question(args: argparse.Namespace) -> Question | None:
+    from samcancer.inference.models import Question
+    from samcancer.pretrained.text_embeddings import read_text_embeddings
+
+    if (args.ask is None) != (args.text_embeddings is None):
+        raise InputError(
+            "--ask and --text-embeddings go together",
+            mend="give both, or neither for the trained classes",
+        )
+    if args.ask is None:
+        return None
+    if len(set(args.ask)) != len(args.ask):
+        raise InputError("--ask names a class twice", mend="name each class once")
+    return Question(tuple(args.ask), read_text_embeddings(args.text_embeddings))
 
 
 def _prompts(args: argparse.Namespace, case_ids: list[str]) -> dict[str, CasePrompts]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from samcancer.errors import InputError
 from samcancer.modeling.engine import Member, threshold_vector
+from samcancer.pretrained.text_embeddings import TextEmbeddings
 from samcancer.taxonomy import ClassSpec
-from samcancer.training.checkpoint import LoadedModel, load_checkpoint
+from samcancer.training.checkpoint import LoadedModel, load_checkpoint, text_source
 
 _FINAL = "final"
 """Folder, in the folder of all runs, of the model trained last."""
@@ -33,6 +36,8 @@ class Ensemble:
     image_size: int
     sha256: tuple[str, ...]
     """Of each network's weights."""
+    text_sha256: str | None = None
+    """Of the text embeddings that the classes were asked for with; None for the trained ones."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -40,15 +45,27 @@ class Ensemble:
         return tuple(spec.name for spec in self.classes)
 
 
-def load_ensemble(paths: Sequence[Path], *, device: str) -> Ensemble:
+@dataclass(frozen=True)
+class Question:
+    """Classes to ask a text-prompted network for, trained or not."""
+
+    class_names: tuple[str, ...]
+    embeddings: TextEmbeddings
+
+
+def load_ensemble(
+    paths: Sequence[Path], *, device: str, question: Question | None = None
+) -> Ensemble:
     """Load checkpoints and check that they can be averaged.
 
     Args:
         paths: Each a run folder, a folder of runs with a ``final`` run, or a weight file.
         device: Where the networks go.
+        question: Classes to ask for instead of the trained ones.
 
     Raises:
-        InputError: When a checkpoint is missing, damaged, or unlike the first one.
+        InputError: When a checkpoint is missing, damaged, or unlike the first one, or cannot be
+            asked the question.
     """
     if not paths:
         raise ValueError("an ensemble needs at least one model")
@@ -56,6 +73,8 @@ def load_ensemble(paths: Sequence[Path], *, device: str) -> Ensemble:
     loaded = [load_checkpoint(path, device=device) for path in resolved]
     for path, model in zip(resolved[1:], loaded[1:], strict=True):
         _require_alike(path, model, first=loaded[0])
+    if question is not None:
+        loaded = [_asked(path, m, question) for path, m in zip(resolved, loaded, strict=True)]
     first = loaded[0]
     return Ensemble(
         members=tuple(Member(m.model, m.config.data.inference_window_hu) for m in loaded),
@@ -65,7 +84,38 @@ def load_ensemble(paths: Sequence[Path], *, device: str) -> Ensemble:
         ).mean(dim=0),
         image_size=first.config.model.image_size,
         sha256=tuple(m.sha256 for m in loaded),
+        text_sha256=None if question is None else question.embeddings.sha256,
     )
+
+
+def _asked(path: Path, loaded: LoadedModel, question: Question) -> LoadedModel:
+    """Let a network answer for other classes, by their text."""
+    kind = loaded.config.model.class_prompt
+    if kind != "text":
+        raise InputError(
+            f"was trained with model.class_prompt {kind!r} and knows its own classes only",
+            path=path,
+            mend="leave --ask out, or train with model.class_prompt=text",
+        )
+    asked, trained = text_source(question.embeddings), loaded.meta["text"]
+    differing = [name for name in asked if asked[name] != trained[name]]
+    if differing:
+        name = differing[0]
+        raise InputError(
+            f"was trained on text embeddings of {name} {trained[name]}, the given ones have "
+            f"{asked[name]}",
+            path=path,
+            mend="build them with the same tower, weights and template",
+        )
+    unknown = [name for name in question.class_names if name not in loaded.taxonomy.classes]
+    if unknown:
+        raise InputError(
+            f"the taxonomy has no class {unknown[0]!r}", mend="choose from `samcancer classes`"
+        )
+    model: Any = loaded.model
+    model.classes.ask(torch.from_numpy(question.embeddings.select(question.class_names)))
+    model.class_names = question.class_names
+    return dataclasses.replace(loaded, class_names=question.class_names)
 
 
 def _run_of(path: Path) -> Path:

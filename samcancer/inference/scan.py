@@ -191,6 +191,7 @@ def request_sha256(
         "probabilities": options.probabilities,
         "read": repr(options.read),
         "classes": ensemble.class_names,
+        "text": ensemble.text_sha256,
         "prompts": prompts.sha256(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -292,6 +293,7 @@ def _model_report(ensemble: Ensemble) -> dict[str, Any]:
     thresholds = zip(ensemble.class_names, ensemble.thresholds.tolist(), strict=True)
     return {
         "sha256": list(ensemble.sha256),
+        "text_sha256": ensemble.text_sha256,
         "presence_thresholds": {name: round(value, 6) for name, value in thresholds},
     }
 

@@ -173,6 +173,7 @@ def predict_case_bits(
     batch: int = 8,
     device: torch.device | str = "cpu",
     precision: str = "32-true",
+    prompts: Sequence[SlicePrompt] = (),
 ) -> CaseBits:
     """Return the masks of a case on the stack grid, gated by presence, as a bit field.
 
@@ -184,12 +185,19 @@ def predict_case_bits(
         batch: Slices per chunk.
         device: Where the chunks are sent.
         precision: Name of the precision.
+        prompts: What a person said about single slices.
     """
     slice_count = int(slices_hu.shape[0]) - 2 * SLICE_CONTEXT
     bits = np.zeros((slice_count, *slices_hu.shape[1:]), dtype=np.uint32)
     presence = np.zeros((slice_count, len(thresholds)), dtype=np.float32)
     for chunk in predict_slices(
-        model, slices_hu, window_hu=window_hu, batch=batch, device=device, precision=precision
+        model,
+        slices_hu,
+        window_hu=window_hu,
+        batch=batch,
+        device=device,
+        precision=precision,
+        prompts=prompts,
     ):
         stop = chunk.start + len(chunk.logits)
         inside = (gate_logits(chunk, thresholds) > 0).cpu().numpy()

@@ -2,7 +2,7 @@
 
     points (B, T, K, P, 2), kinds (B, T, K, P) -> tokens of a slice and class (p, E), p <= P
     masks (B, T, K, S, S) -> dense embedding (E, h, w) of a slice and class
-    all of them -> maps of a slice and class (M, S, S); with pixels (w, S, S) -> change of the logits
+    all of them -> maps of a slice and class (M, S, S); read pixels (w, S, S) -> change of logits
 
 They join the class prompts of their class: the class says what is sought, they say where. A slice
 and class without any runs exactly as in a network that was given none, so that a prompt changes
@@ -79,17 +79,21 @@ class PromptMaps(nn.Module):
         self.kernels = nn.Parameter(torch.zeros(len(_MAP_LOGITS), pixel_width))
         self.biases = nn.Parameter(torch.tensor(_MAP_LOGITS))
 
-    def forward(self, masks: Tensor, pixels: Tensor, manual: ManualPrompts) -> Tensor:
+    def forward(self, masks: Tensor, pixels: Tensor, manual: ManualPrompts | None) -> Tensor:
         """Return the logits (N, K, S, S) with those of prompted slices and classes changed.
+
+        A step without prompts gives the parameters a gradient of zero: processes that train
+        together wait for one of every parameter.
 
         Args:
             masks: Logits (N, K, S, S).
             pixels: (N, w, S, S).
             manual: Slice by slice, (N, K, ...).
         """
+        if manual is None:
+            untouched = 0.0 * (self.kernels.sum() + self.biases.sum())
+            return masks + untouched if torch.is_grad_enabled() else masks
         n, k = manual.given().nonzero(as_tuple=True)
-        if not len(n):
-            return masks
         read = torch.einsum("nchw,mc->nmhw", pixels, self.kernels)[n]
         maps = _maps(manual.points[n, k], manual.kinds[n, k], size=masks.shape[-1])
         if manual.masks is not None:

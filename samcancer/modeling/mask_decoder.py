@@ -79,7 +79,7 @@ class PromptedMaskDecoder(nn.Module):
         bias = kernel @ self.pixel_embedding.bias + rows.mask_bias
         coarse = F.interpolate(coarse, size=pixels.shape[-2:], mode="bilinear")
         masks: Tensor = fine + coarse + bias[:, :, None, None]
-        return masks if manual is None else self.prompt_maps(masks, pixels, manual)
+        return self.prompt_maps(masks, pixels, manual)
 
     def _transform(
         self, image: Tensor, prompts: Tensor, manual: ManualPrompts | None, *, size: int

@@ -12,6 +12,7 @@ frozen weights is an error that says what differs.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ from samcancer import __version__
 from samcancer.config import Config, ModelConfig, config_from_dict, config_to_dict
 from samcancer.errors import InputError
 from samcancer.files import atomic_path, read_json, sha256_of, write_text_atomic
+from samcancer.pretrained.text_embeddings import TextEmbeddings
 from samcancer.taxonomy import Taxonomy, load_taxonomy, taxonomy_from_dict
 
 FORMAT_VERSION = 1
@@ -65,6 +67,8 @@ class CheckpointMeta:
     """Text of the store's taxonomy; empty for the packaged one."""
     encoder_sha256: str | None = None
     """Of the published encoder file; None when the encoder started from random weights."""
+    text: dict[str, Any] | None = None
+    """Where the classes' text vectors come from (:func:`text_source`); None without any."""
     presence_thresholds: dict[str, float] = field(default_factory=dict)
     epoch: int = 0
     """Epochs finished."""
@@ -134,7 +138,9 @@ def load_checkpoint(
     tensors, read_path = _read_tensors(stem, meta)
     config = _stored_config(meta, stem)
     class_names = tuple(meta["class_names"])
-    model = (build or _build_default)(config.model, class_names)
+    model = (build or functools.partial(_build_default, meta.get("text")))(
+        config.model, class_names
+    )
     _load_strictly(model, tensors, meta, read_path)
     return LoadedModel(
         model=model.to(device).eval(),
@@ -145,6 +151,16 @@ def load_checkpoint(
         sha256=meta["safetensors_sha256"],
         taxonomy=_stored_taxonomy(meta),
     )
+
+
+def text_source(embeddings: TextEmbeddings) -> dict[str, Any]:
+    """Return what must be equal for two vectors to be of one kind, and their length."""
+    return {
+        "tower": embeddings.tower,
+        "weights_sha256": embeddings.weights_sha256,
+        "template": embeddings.template,
+        "dim": embeddings.vectors.shape[1],
+    }
 
 
 def checkpoint_stem(path: Path) -> Path:
@@ -329,7 +345,10 @@ def _stored_taxonomy(meta: Mapping[str, Any]) -> Taxonomy:
     return taxonomy_from_dict(yaml.safe_load(text)) if text else load_taxonomy()
 
 
-def _build_default(config: ModelConfig, class_names: tuple[str, ...]) -> nn.Module:
-    from samcancer.training.network import build_network
+def _build_default(
+    text: Mapping[str, Any] | None, config: ModelConfig, class_names: tuple[str, ...]
+) -> nn.Module:
+    from samcancer.training.network import blank_text, build_network
 
-    return build_network(config, class_names)
+    blank = None if text is None else blank_text(len(class_names), int(text["dim"]))
+    return build_network(config, class_names, text=blank)

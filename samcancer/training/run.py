@@ -14,6 +14,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -28,7 +29,8 @@ from samcancer.data.sampling import PoolCase, SlicePool
 from samcancer.errors import InputError
 from samcancer.files import folder_lock, remove_stale_temporaries, write_text_atomic
 from samcancer.pretrained import checkpoint_sha256
-from samcancer.training.checkpoint import CheckpointMeta, ModelBuilder
+from samcancer.pretrained.text_embeddings import read_text_embeddings
+from samcancer.training.checkpoint import CheckpointMeta, ModelBuilder, text_source
 from samcancer.training.devices import on_rank_zero, start_fabric
 from samcancer.training.loop import TrainJob, TrainResult, train
 from samcancer.training.network import build_network
@@ -255,6 +257,7 @@ def _train(
         pseudo_labels_fingerprint=None if pseudo is None else pseudo.fingerprint(),
         taxonomy_yaml=(options.store / TAXONOMY_NAME).read_text(encoding="utf-8"),
         encoder_sha256=_encoder_sha256(config),
+        text=_text_source(config),
     )
     require_disjoint(meta.training_patients, meta.held_out_patients)
     validation = tuple(case for case in held_out if store.annotated_bits(case))
@@ -288,6 +291,11 @@ def _network(options: RunOptions, class_names: tuple[str, ...]) -> nn.Module:
 def _encoder_sha256(config: Config) -> str | None:
     named = config.model.encoder_checkpoint
     return None if named is None else checkpoint_sha256(named)
+
+
+def _text_source(config: Config) -> dict[str, Any] | None:
+    named = config.model.text_embeddings
+    return None if named is None else text_source(read_text_embeddings(Path(named)))
 
 
 def require_disjoint(training_patients: Sequence[str], held_out_patients: Sequence[str]) -> None:

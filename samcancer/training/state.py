@@ -55,6 +55,7 @@ def run_identity(meta: CheckpointMeta, pool: SlicePool, *, world_size: int) -> d
         "training patients": _sha256(json.dumps(meta.training_patients)),
         "labels": _sha256(pool_text),
         "pseudo labels": str(meta.pseudo_labels_fingerprint),
+        "text embeddings": str(meta.text),
         "number of devices": str(world_size),
     }
 

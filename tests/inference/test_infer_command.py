@@ -20,7 +20,8 @@ CLASSES = ("liver_lesion", "kidney_lesion")
 @pytest.fixture
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "samcancer.inference.models.load_ensemble", lambda paths, device: make_ensemble()
+        "samcancer.inference.models.load_ensemble",
+        lambda paths, device, question: make_ensemble(),
     )
 
 

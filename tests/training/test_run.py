@@ -17,6 +17,7 @@ from samcancer.data.case_store import CaseStore
 from samcancer.data.ledger import PseudoEntry, PseudoLabels, write_pseudo_case
 from samcancer.data.store_index import CaseInfo, StoreInfo, write_index, write_store_info
 from samcancer.errors import InputError
+from samcancer.pretrained.text_embeddings import TextEmbeddings, write_text_embeddings
 from samcancer.taxonomy import load_taxonomy
 from samcancer.training.checkpoint import LoadedModel, load_checkpoint
 from samcancer.training.pseudo_labels import label_voxels, trusted_classes, write_pseudo_labels
@@ -150,6 +151,56 @@ def test_arms_without_pseudo_labels_need_no_folds(tmp_path: Path) -> None:
         loaded = load_checkpoint(tmp_path / "runs" / name)
         assert loaded.config.train.unknown_labels == unknown
         assert loaded.meta["pseudo_labels_fingerprint"] is None
+
+
+@pytest.mark.parametrize("kind", ["text", "both"])
+def test_text_prompts_are_trained_and_loaded_without_the_embeddings(
+    tmp_path: Path, kind: str
+) -> None:
+    make_store(tmp_path / "store")
+    vectors = np.eye(len(CLASS_NAMES), 6, dtype=np.float32)
+    file = tmp_path / "text.safetensors"
+    embeddings = TextEmbeddings(
+        tower="clip_vit_b_32",
+        weights_sha256="0" * 64,
+        template="own",
+        class_names=tuple(CLASS_NAMES),
+        prompts=tuple(CLASS_NAMES),
+        vectors=vectors,
+    )
+    write_text_embeddings(file, embeddings)
+    model = dataclasses.replace(quick_config().model, class_prompt=kind, text_embeddings=str(file))
+    config = dataclasses.replace(quick_config(), model=model)
+    train_fold(options(tmp_path / "store", tmp_path / "runs", config), fold=0)
+    file.unlink()
+    loaded = load_checkpoint(tmp_path / "runs" / "fold_0")
+    assert torch.equal(loaded.model.classes.text, torch.from_numpy(vectors))  # type: ignore[union-attr]
+    assert loaded.meta["text"] == {
+        "tower": "clip_vit_b_32",
+        "weights_sha256": "0" * 64,
+        "template": "own",
+        "dim": 6,
+    }
+
+
+def test_text_embeddings_without_a_class_of_the_store_are_refused(tmp_path: Path) -> None:
+    make_store(tmp_path / "store")
+    file = tmp_path / "text.safetensors"
+    embeddings = TextEmbeddings(
+        tower="clip_vit_b_32",
+        weights_sha256="0" * 64,
+        template="own",
+        class_names=("spleen",),
+        prompts=("a spleen",),
+        vectors=np.eye(1, 6, dtype=np.float32),
+    )
+    write_text_embeddings(file, embeddings)
+    model = dataclasses.replace(
+        quick_config().model, class_prompt="text", text_embeddings=str(file)
+    )
+    config = dataclasses.replace(quick_config(), model=model)
+    with pytest.raises(InputError, match=r"lack liver_lesion.*build-text-embeddings"):
+        train_fold(options(tmp_path / "store", tmp_path / "runs", config), fold=0)
 
 
 def test_without_a_held_out_fold_everybody_is_trained_on(tmp_path: Path) -> None:
