@@ -78,8 +78,8 @@ class PromptedMaskDecoder(nn.Module):
         fine = torch.einsum("nchw,nkc->nkhw", pixels, kernels)
         bias = kernel @ self.pixel_embedding.bias + rows.mask_bias
         coarse = F.interpolate(coarse, size=pixels.shape[-2:], mode="bilinear")
-        masks: Tensor = fine + coarse + bias[:, :, None, None]
-        return self.prompt_maps(masks, pixels, manual)
+        masks: Tensor = self.prompt_maps(fine + coarse + bias[:, :, None, None], pixels, manual)
+        return masks
 
     def _transform(
         self, image: Tensor, prompts: Tensor, manual: ManualPrompts | None, *, size: int
