@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 DEMO   ?= demo
 REAL   ?= demo-real
 
-.PHONY: help install lint format test test-slow demo demo-real bench-speed bench-sarcoma bench-boxes clean
+.PHONY: help install lint format test test-slow demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,12 @@ bench-speed: $(READY)  ## MB/s of preparation, stacks/s of training, seconds per
 
 bench-sarcoma: $(READY)  ## five patient folds on 40 sarcomas against a 2D U-Net
 	$(BIN)/python benchmarks/sarcoma.py
+
+bench-pretrained: $(READY)  ## LiteMedSAM's encoder, real and random, against ours from scratch
+	$(BIN)/python benchmarks/sarcoma.py --question pretrained
+
+bench-encoders: $(READY)  ## load time, memory and seconds a slice of every encoder
+	$(BIN)/python benchmarks/encoders.py
 
 bench-boxes: $(READY)  ## LiteMedSAM's real weights, prompted with the reference's boxes
 	$(BIN)/python benchmarks/box_prompts.py

@@ -1,11 +1,15 @@
-"""Five patient folds on 40 soft-tissue sarcomas: our network against a plain 2D U-Net.
+"""Five patient folds on 40 soft-tissue sarcomas: networks against each other, on equal terms.
 
-Both have about the same number of trained parameters, and the same folds, store, augmentation and
-wall-clock budget per fold; the held-out patients select nothing (last epoch, presence threshold
-0.5). Masks are made and scored on the scans' own grid by the code behind ``samcancer infer-volume``
-and ``samcancer evaluate``. A fold that is finished is not trained again, so the benchmark can run
-in pieces: ``python benchmarks/sarcoma.py --models ours --folds 0,1``. On a CPU the models run side
-by side, each with half of the cores to itself, so that both meet the same load of the machine.
+``--question sarcoma``: our network against a plain 2D U-Net of about as many trained parameters.
+``--question pretrained``: LiteMedSAM's image encoder, frozen, with its real weights and with random
+ones, against our encoder trained from scratch.
+
+All have the same folds, store, augmentation and wall-clock budget per fold; the held-out patients
+select nothing (last epoch, presence threshold 0.5). Masks are made and scored on the scans' own
+grid by the code behind ``samcancer infer-volume`` and ``samcancer evaluate``. A fold that is
+finished is not trained again, so the benchmark can run in pieces: ``python benchmarks/sarcoma.py
+--models ours --folds 0,1``. On a CPU two models run side by side, each with half of the cores to
+itself, so that both meet the same load of the machine.
 """
 
 from __future__ import annotations
@@ -47,7 +51,17 @@ ROOT = Path(__file__).parent.parent
 DEFAULT_DATA = ROOT.parent / "shared" / "data" / "sarcoma"
 DATASET = "STS_Sarcoma"
 CLASS_NAME = "soft_tissue_sarcoma"
-MODELS = ("ours", "unet")
+QUESTIONS = {
+    "sarcoma": ("ours", "unet"),
+    "pretrained": ("medsam_lite", "medsam_lite_random", "ours"),
+}
+"""Section of the results page -> models; the first is compared with each other one."""
+
+MODELS = tuple(dict.fromkeys(name for names in QUESTIONS.values() for name in names))
+
+
+_LARGE_ENCODER_BATCH = 4
+"""Of the networks with LiteMedSAM's encoder, whose steps take over ten times as long on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +71,9 @@ class Task:
     model: str
     fold: int
     config: Config
+    build: ModelBuilder | None
     output: Path
     device: str
-    build: ModelBuilder | None
 
     @property
     def runs(self) -> Path:
@@ -92,25 +106,35 @@ def run(args: argparse.Namespace) -> int:
     config = dataclasses.replace(config, train=train)
     scans, references = _find_data(args.data)
     store = _prepare(args, scans, references, size=config.model.image_size)
-    builders = {"ours": None, "unet": _unet_builder(config)}
-    if args.device == "cpu" and len(args.models) > 1:
-        _work_side_by_side(args, config, store, scans)
+    models = args.models or QUESTIONS[args.question]
+    if args.device == "cpu" and len(models) > 1:
+        for i in range(0, len(models), 2):
+            _work_side_by_side(models[i : i + 2], args, config, store, scans)
     else:
-        _work(args.models, args, config, store, scans)
-    summary = summarise(args.output / "masks", args.data / "labels", models=MODELS)
+        _work(models, args, config, store, scans)
+    summary = summarise(
+        args.output / "masks", args.data / "labels", models=QUESTIONS[args.question]
+    )
     summary |= {
         "command": shlex.join(["python", "benchmarks/sarcoma.py", *(argv_of(args))]),
         "seconds_per_fold": args.seconds_per_fold,
         "device": _device_text(args.device),
-        "trained_parameters": _parameters(config, builders),
+        "trained_parameters": {
+            name: _parameters(_contender(name, config)) for name in QUESTIONS[args.question]
+        },
         "config": args.config.name,
     }
     markdown = write_results(
-        summary, scans, references, masks=args.output / "masks", docs=args.docs
+        summary,
+        scans,
+        references,
+        name=args.question,
+        masks=args.output / "masks",
+        docs=args.docs,
     )
     print(markdown)
     if args.docs == RESULTS.parent and summary["complete"]:
-        fill_section(RESULTS, "sarcoma", markdown)
+        fill_section(RESULTS, args.question, markdown)
     return 0
 
 
@@ -122,33 +146,36 @@ def _work(
     scans: dict[str, Path],
 ) -> None:
     """Train every fold of the models and segment its held-out patients."""
-    build = {"ours": None, "unet": _unet_builder(config)}
     for fold in args.folds:
         for model in models:
-            task = Task(model, fold, config, args.output, args.device, build[model])
+            task = Task(model, fold, *_contender(model, config), args.output, args.device)
             _train(task, store)
             _predict(task, store, scans)
 
 
 def _work_side_by_side(
-    args: argparse.Namespace, config: Config, store: Path, scans: dict[str, Path]
+    models: Sequence[str],
+    args: argparse.Namespace,
+    config: Config,
+    store: Path,
+    scans: dict[str, Path],
 ) -> None:
     """Run each model in a process of its own on its own share of the cores."""
     cores = sorted(os.sched_getaffinity(0))
-    share = max(1, len(cores) // len(args.models))
+    share = max(1, len(cores) // 2)
     context = multiprocessing.get_context("spawn")
     processes = [
         context.Process(
             target=_work_on_cores,
             args=(cores[i * share : (i + 1) * share] or cores, model, args, config, store, scans),
         )
-        for i, model in enumerate(args.models)
+        for i, model in enumerate(models)
     ]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    failed = [m for m, p in zip(args.models, processes, strict=True) if p.exitcode != 0]
+    failed = [m for m, p in zip(models, processes, strict=True) if p.exitcode != 0]
     if failed:
         raise InputError(f"{', '.join(failed)} did not finish; its own line above says why")
 
@@ -169,7 +196,9 @@ def _work_on_cores(
 
 def argv_of(args: argparse.Namespace) -> list[str]:
     """Return the options that decide the figures, as typed."""
-    return ["--seconds-per-fold", f"{args.seconds_per_fold:g}", "--device", args.device]
+    question = [] if args.question == "sarcoma" else ["--question", args.question]
+    budget = ["--seconds-per-fold", f"{args.seconds_per_fold:g}"]
+    return [*question, *budget, "--device", args.device]
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -178,7 +207,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("sarcoma-runs"), metavar="DIR")
     parser.add_argument("--docs", type=Path, default=RESULTS.parent, help="JSON, table, pictures")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "sarcoma.yaml")
-    parser.add_argument("--models", type=_models, default=MODELS, help="default: ours,unet")
+    parser.add_argument("--question", choices=tuple(QUESTIONS), default="sarcoma")
+    parser.add_argument("--models", type=_models, help="default: all of the question's")
     parser.add_argument("--folds", type=_folds, default=range(5), metavar="0,1,...")
     parser.add_argument("--seconds-per-fold", type=float, default=600.0)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -232,6 +262,18 @@ def _prepare(
     return store
 
 
+def _contender(name: str, config: Config) -> tuple[Config, ModelBuilder | None]:
+    """Return the configuration of a model, and how it is built where it is not ours."""
+    if name == "unet":
+        return config, _unet_builder(config)
+    if name == "ours":
+        return config, None
+    checkpoint = "medsam_lite" if name == "medsam_lite" else None
+    model = dataclasses.replace(config.model, encoder="medsam_lite", encoder_checkpoint=checkpoint)
+    train = dataclasses.replace(config.train, batch_size=_LARGE_ENCODER_BATCH)
+    return dataclasses.replace(config, model=model, train=train), None
+
+
 def _unet_builder(config: Config) -> ModelBuilder:
     """Return a builder of the U-Net with as many trained parameters as our network has."""
     trained, _ = count_parameters(build_model(config.model, [CLASS_NAME]))
@@ -245,11 +287,9 @@ def _unet_builder(config: Config) -> ModelBuilder:
     return build
 
 
-def _parameters(config: Config, builders: dict[str, ModelBuilder | None]) -> dict[str, int]:
-    return {
-        name: count_parameters((build or build_model)(config.model, (CLASS_NAME,)))[0]
-        for name, build in builders.items()
-    }
+def _parameters(contender: tuple[Config, ModelBuilder | None]) -> int:
+    config, build = contender
+    return count_parameters((build or build_model)(config.model, (CLASS_NAME,)))[0]
 
 
 def _train(task: Task, store: Path) -> None:

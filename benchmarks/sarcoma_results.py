@@ -1,7 +1,7 @@
 """Scores, tables and pictures of the sarcoma benchmark.
 
-Every figure is over the patients that both models have segmented; intervals are 95 % percentile
-bootstraps over patients, that of the difference over the patients' paired differences.
+Every figure is over the patients that all models have segmented; intervals are 95 % percentile
+bootstraps over patients, those of differences over the patients' paired differences.
 """
 
 from __future__ import annotations
@@ -25,18 +25,23 @@ from samcancer.volume_io import read_ct, read_labels
 
 CLASS_NAME = "soft_tissue_sarcoma"
 LABELS = {CLASS_NAME: (1,)}
-TITLES = {"ours": "SAMCancer", "unet": "2D U-Net"}
+TITLES = {
+    "ours": "SAMCancer",
+    "unet": "2D U-Net",
+    "medsam_lite": "SAMCancer, LiteMedSAM's encoder",
+    "medsam_lite_random": "SAMCancer, the same at random",
+}
 PICTURE_RANKS = {"worst": 0.0, "median": 0.5, "best": 1.0}
-"""Name of a picture -> rank of its patient by our DSC, 0 worst and 1 best."""
+"""Name of a picture -> rank of its patient by the first DSC, 0 worst and 1 best."""
 
 
 def summarise(masks: Path, references: Path, *, models: Sequence[str]) -> dict[str, Any]:
-    """Score every model and their paired difference.
+    """Score every model, and the first one's paired differences from the others.
 
     Args:
         masks: Folder with one folder of masks per model; patients without a mask are left out.
         references: Folder of all reference label maps.
-        models: Names of the models, ours first.
+        models: Names of the models.
     """
     scores = {m: _score(masks / m, references) for m in models if (masks / m).is_dir()}
     every = {path.name.removesuffix(".nii.gz") for path in references.glob("*.nii.gz")}
@@ -46,22 +51,24 @@ def summarise(masks: Path, references: Path, *, models: Sequence[str]) -> dict[s
         m: {key: bootstrap_mean(s[c][key] for c in common).to_dict() for key in metrics}
         for m, s in scores.items()
     }
-    differences = {}
-    if len(scores) == 2:
-        ours, other = scores.values()
-        differences = {
+    (first, first_scores), *others = scores.items()
+    differences = {
+        name: {
             key: {
-                **bootstrap_mean(ours[c][key] - other[c][key] for c in common).to_dict(),
-                "better_in": sum(ours[c][key] > other[c][key] for c in common),
+                **bootstrap_mean(first_scores[c][key] - s[c][key] for c in common).to_dict(),
+                "better_in": sum(first_scores[c][key] > s[c][key] for c in common),
             }
             for key in metrics
         }
+        for name, s in others
+    }
     return {
         "patients": len(common),
         "complete": len(scores) == len(models) and set(common) == every,
         "tolerance_mm": TOLERANCE_MM,
         "means": means,
-        "difference": differences,
+        "first": first,
+        "differences": differences,
         "per_patient": {m: {c: s[c] for c in common} for m, s in scores.items()},
     }
 
@@ -71,12 +78,13 @@ def write_results(
     scans: Mapping[str, Path],
     references: Mapping[str, Path],
     *,
+    name: str,
     masks: Path,
     docs: Path,
 ) -> str:
-    """Write sarcoma.json and the pictures into ``docs``; return the tables as Markdown."""
-    write_json_atomic(docs / "sarcoma.json", summary)
-    pictures = _write_pictures(summary, scans, references, masks=masks, folder=docs / "images")
+    """Write NAME.json and the pictures into ``docs``; return the tables as Markdown."""
+    write_json_atomic(docs / f"{name}.json", summary)
+    pictures = _write_pictures(summary, scans, references, masks=masks, stem=docs / "images" / name)
     rows = [
         [
             TITLES[model],
@@ -86,23 +94,25 @@ def write_results(
         ]
         for model, means in summary["means"].items()
     ]
-    for key in summary["difference"] and ("difference",):
-        cells = [interval(summary[key][metric]) for metric in ("dice", "nsd")]
-        rows.append(["difference, paired", "", *cells])
+    for other, difference in summary["differences"].items():
+        cells = [interval(difference[metric]) for metric in ("dice", "nsd")]
+        rows.append([f"first less {TITLES[other]}, paired", "", *cells])
     header = ["model", "trained parameters", "DSC", f"NSD at {TOLERANCE_MM:g} mm"]
     parts = [
         f"`{summary['command']}` on {summary['device']}, {summary['seconds_per_fold']:g} s of "
         f"training per fold and model, {summary['patients']} patients.",
         markdown_table(header, rows),
     ]
-    if summary["difference"]:
-        better = summary["difference"]["dice"]["better_in"]
-        parts.append(f"SAMCancer has the higher DSC in {better} of {summary['patients']} patients.")
+    for other, difference in summary["differences"].items():
+        parts.append(
+            f"{TITLES[summary['first']]} has a higher DSC than {TITLES[other]} in "
+            f"{difference['dice']['better_in']} of {summary['patients']} patients."
+        )
     parts += [
-        f"![{name} patient: {case_id}](images/{path.name})\n\n"
-        f"The {name} patient by our DSC ({case_id}): reference wide and blue, prediction narrow "
-        "and orange."
-        for name, (case_id, path) in pictures.items()
+        f"![{rank} patient: {case_id}](images/{path.name})\n\n"
+        f"The {rank} patient by the first DSC ({case_id}): reference wide and blue, prediction "
+        "narrow and orange."
+        for rank, (case_id, path) in pictures.items()
     ]
     return "\n\n".join(parts)
 
@@ -138,7 +148,7 @@ def _write_pictures(
     references: Mapping[str, Path],
     *,
     masks: Path,
-    folder: Path,
+    stem: Path,
 ) -> dict[str, tuple[str, Path]]:
     """Draw the slice with the largest reference area of the worst, median and best patient."""
     per_patient = summary["per_patient"]
@@ -165,7 +175,7 @@ def _write_pictures(
             window_hu=load_taxonomy().classes[CLASS_NAME].window_hu,
             crop=body_box(hu[z], (row_mm, column_mm)),
         )
-        path = folder / f"sarcoma_{name}.png"
+        path = stem.with_name(f"{stem.name}_{name}.png")
         write_picture(path, picture, reference=reference[z], predictions=predictions)
         pictures[name] = (case_id, path)
     return pictures
