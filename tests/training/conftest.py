@@ -13,15 +13,20 @@ from torch import Tensor, nn
 from samcancer.config import AugmentationConfig, Config, DataConfig, ModelConfig, TrainConfig
 from samcancer.data.sampling import PoolCase, SlicePool
 from samcancer.modeling import NetOutput
+from samcancer.modeling.manual_prompts import ManualPrompts
 from samcancer.training.checkpoint import CheckpointMeta
 from samcancer.training.devices import start_fabric
 from samcancer.training.loop import TrainJob
 
 
 class SmallNet(nn.Module):
-    """The forward signature of the SAMCancer network with a few convolutions and dropout."""
+    """The forward signature of the SAMCancer network with a few convolutions and dropout.
+
+    A prompt raises the logits of its slice and class, so that other prompts make another run.
+    """
 
     slice_context = 2
+    takes_manual_prompts = True
 
     def __init__(self, class_count: int = 2) -> None:
         super().__init__()
@@ -31,13 +36,20 @@ class SmallNet(nn.Module):
         self.dropout = nn.Dropout(0.2)
         self.head = nn.Conv2d(8, class_count, 3, padding=1)
 
-    def forward(self, chunk: Tensor, presence: Tensor | None = None) -> NetOutput:
+    def forward(
+        self,
+        chunk: Tensor,
+        presence: Tensor | None = None,
+        manual: ManualPrompts | None = None,
+    ) -> NetOutput:
         mixed = self.mix(chunk[:, None])  # (B, 4, T, S, S)
         targets = chunk[:, 2:-2]
         b, t, s, _ = targets.shape
         centre = self.frozen(targets.reshape(b * t, 1, s, s))
         features = torch.cat([mixed.transpose(1, 2).reshape(b * t, 4, s, s), centre], dim=1)
         logits = self.head(self.dropout(torch.relu(features))).reshape(b, t, -1, s, s)
+        if manual is not None:
+            logits = logits + 0.1 * manual.given()[..., None, None]
         return NetOutput(logits, logits.amax(dim=(-2, -1)))
 
 

@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from conftest import SmallNet, make_job, small_config, small_net
-from torch import Tensor
 
 from samcancer.modeling import NetOutput
 from samcancer.training.devices import start_fabric
@@ -22,7 +22,7 @@ class StoppingNet(SmallNet):
     stop_at = 0
     calls = 0
 
-    def forward(self, chunk: Tensor, presence: Tensor | None = None) -> NetOutput:
+    def forward(self, *inputs: Any) -> NetOutput:
         self.calls += self.training
         if (
             self.training
@@ -30,7 +30,7 @@ class StoppingNet(SmallNet):
             and os.environ.get("LOCAL_RANK", "0") == "0"
         ):
             os.kill(os.getpid(), signal.SIGTERM)
-        return super().forward(chunk, presence)
+        return super().forward(*inputs)
 
 
 def main(folder: Path, devices: int, stop_at: int, *, resume: bool) -> None:

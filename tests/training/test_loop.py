@@ -15,7 +15,6 @@ from conftest import SmallNet, make_job, small_config, small_net
 from lightning.fabric import Fabric
 from memory_store import partly_labelled_store
 from safetensors.torch import load_file
-from torch import Tensor
 
 from samcancer.config import Config
 from samcancer.errors import InputError
@@ -84,11 +83,11 @@ class StoppingNet(SmallNet):
         super().__init__()
         self._calls, self._at_call, self._number = 0, at_call, number
 
-    def forward(self, chunk: Tensor, presence: Tensor | None = None) -> NetOutput:
+    def forward(self, *inputs: Any) -> NetOutput:
         self._calls += self.training
         if self.training and self._calls == self._at_call:
             os.kill(os.getpid(), self._number)
-        return super().forward(chunk, presence)
+        return super().forward(*inputs)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -151,8 +150,8 @@ class NanNet(SmallNet):
         super().__init__()
         self._calls, self._from_call = 0, from_call
 
-    def forward(self, chunk: Tensor, presence: Tensor | None = None) -> NetOutput:
-        output = super().forward(chunk, presence)
+    def forward(self, *inputs: Any) -> NetOutput:
+        output = super().forward(*inputs)
         self._calls += self.training
         if self._calls < self._from_call:
             return output
@@ -177,8 +176,8 @@ def test_a_nan_loss_stops_naming_cases_and_leaves_every_file_as_it_was(
 
 def test_an_infinite_gradient_stops_before_the_step(tmp_path: Path, fabric: Fabric) -> None:
     class InfiniteGradientNet(SmallNet):
-        def forward(self, chunk: Tensor, presence: Tensor | None = None) -> NetOutput:
-            output = super().forward(chunk, presence)
+        def forward(self, *inputs: Any) -> NetOutput:
+            output = super().forward(*inputs)
             # sqrt has an infinite slope at 0 and a finite value
             zero = (output.mask_logits * 0).abs().sqrt()
             return NetOutput(output.mask_logits + zero, output.presence_logits)
