@@ -166,7 +166,11 @@ def _patient_row(
 
 def _table_cases(path: Path, taxonomy: Taxonomy, dataset: str | None) -> list[SourceCase]:
     if path.suffix.lower() != ".csv":
-        raise InputError("is neither a folder nor a .csv table", path=path)
+        raise InputError(
+            "is neither a folder nor a .csv table",
+            path=path,
+            mend="name a folder of nnU-Net or MSD data, or a CSV table",
+        )
     cases = []
     for number, row in enumerate(_read_rows(path, required=("image",), allowed=CSV_COLUMNS), 2):
         name = dataset or row.get("dataset", "")

@@ -71,7 +71,9 @@ class ModelConfig:
             self.text_embeddings,
         )
         _require(
-            self.image_size > 0 and self.image_size % 16 == 0, "model.image_size", self.image_size
+            self.image_size > 0 and self.image_size % 16 == 0,
+            "model.image_size (a multiple of 16)",
+            self.image_size,
         )
         _require(self.cnn_width >= 4, "model.cnn_width", self.cnn_width)
 

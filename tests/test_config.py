@@ -60,7 +60,7 @@ def test_no_file_gives_the_defaults() -> None:
         ("train: {epochs: 0}", "train.epochs is out of range: 0"),
         ("train: {epochs: true}", "train.epochs must be int"),
         ("train: {validate_every: 0}", "train.validate_every is out of range: 0"),
-        ("model: {image_size: 100}", "model.image_size is out of range: 100"),
+        ("model: {image_size: 100}", "model.image_size .a multiple of 16. is out of range: 100"),
         ("model: {interaction: none}", "model.interaction must be"),
         ("data: {train_windows_hu: [[300, -200]]}", "data window is out of range"),
         ("data: {train_windows_hu: [[300]]}", "data.train_windows_hu must be"),

@@ -36,7 +36,7 @@ def test_a_frozen_decoder_is_counted_as_frozen(capsys: pytest.CaptureFixture[str
     ("options", "fact"),
     [
         (["--encoder", "resnet"], "unknown encoder 'resnet'"),
-        (["--image-size", "100"], "model.image_size is out of range: 100"),
+        (["--image-size", "100"], "model.image_size (a multiple of 16) is out of range: 100"),
         (["--classes", "0"], "--classes must be at least 1, got 0"),
     ],
 )
