@@ -8,7 +8,7 @@ They join the class prompts of their class: the class says what is sought, they 
 and class without any runs exactly as in a network that was given none, so that a prompt changes
 nothing but what it is meant for. Tokens and embedding are SAM's (Kirillov et al. 2023, section 3
 and appendix A). The maps are ours: SAM learned to heed a box from a billion masks, a few hundred CT
-scans do not teach it (docs/training.md); inside a box another kernel reads the CNN's pixels.
+scans do not teach it (docs/model.md); inside a box another kernel reads the CNN's pixels.
 """
 
 from __future__ import annotations
@@ -28,10 +28,15 @@ NEGATIVE, POSITIVE, BOX_FIRST, BOX_SECOND = range(4)
 NO_POINT = -1
 """Fills up the points of a slice and class to P."""
 
-_MAP_LOGITS = (-2.0, 2.0, 2.0, -4.0, 2.0)
+_MAP_LOGITS = (-2.0, 3.0, 2.0, -4.0, 3.0)
 """What the maps add at first: everywhere, in boxes, near points on and off the lesion, in masks."""
 
-_MASK_MAP = 4
+_BOX_MAP, _MASK_MAP = 1, 4
+
+_OWN_SHARE = 1.0
+"""Weight, at first, of the network's own logits in a box or mask. They count by their differences
+from their mean in there: a lesion that was missed has logits far below 0 and may stand out all the
+same, and most of a box is lesion."""
 
 _POINT_REACH = 32.0
 """A point reaches as far as this part of a slice (standard deviation)."""
@@ -78,6 +83,7 @@ class PromptMaps(nn.Module):
         super().__init__()
         self.kernels = nn.Parameter(torch.zeros(len(_MAP_LOGITS), pixel_width))
         self.biases = nn.Parameter(torch.tensor(_MAP_LOGITS))
+        self.own_share = nn.Parameter(torch.tensor(_OWN_SHARE))
 
     def forward(self, masks: Tensor, pixels: Tensor, manual: ManualPrompts | None) -> Tensor:
         """Return the logits (N, K, S, S) with those of prompted slices and classes changed.
@@ -91,7 +97,7 @@ class PromptMaps(nn.Module):
             manual: Slice by slice, (N, K, ...).
         """
         if manual is None:
-            untouched = 0.0 * (self.kernels.sum() + self.biases.sum())
+            untouched = 0.0 * (self.kernels.sum() + self.biases.sum() + self.own_share)
             return masks + untouched if torch.is_grad_enabled() else masks
         n, k = manual.given().nonzero(as_tuple=True)
         read = torch.einsum("nchw,mc->nmhw", pixels, self.kernels)[n]
@@ -99,6 +105,10 @@ class PromptMaps(nn.Module):
         if manual.masks is not None:
             maps[:, _MASK_MAP] = (manual.masks[n, k] > 0).to(maps)
         change = (maps * (read + self.biases[:, None, None])).sum(dim=1)
+        inside = torch.maximum(maps[:, _BOX_MAP], maps[:, _MASK_MAP])
+        own = masks[n, k]
+        mean = (inside * own).sum((-2, -1)) / inside.sum((-2, -1)).clamp(min=1)
+        change = change + inside * (self.own_share * (own - mean[:, None, None]) - own)
         return masks.index_put((n, k), change.to(masks.dtype), accumulate=True)
 
 
@@ -113,7 +123,7 @@ def _maps(points: Tensor, kinds: Tensor, *, size: int) -> Tensor:
     in_y = (place[None, None] >= y[:, :-1]) & (place <= y[:, 1:])
     boxes = (kinds[:, :-1] == BOX_FIRST)[..., None, None] & in_y[..., :, None] & in_x[..., None, :]
     maps = torch.ones(len(points), len(_MAP_LOGITS), size, size, device=points.device)
-    maps[:, 1] = boxes.any(dim=1)
+    maps[:, _BOX_MAP] = boxes.any(dim=1)
     for index, kind in ((2, POSITIVE), (3, NEGATIVE)):
         maps[:, index] = (blobs * (kinds == kind)[..., None, None]).sum(dim=1).clamp(max=1)
     maps[:, _MASK_MAP] = 0

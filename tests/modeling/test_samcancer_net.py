@@ -59,7 +59,7 @@ def test_a_frozen_decoder_stays_frozen_but_what_joins_it_to_the_cnn_trains(build
     model = build("small_sam", train_decoder=False)
     trained = {n for n, p in model.decoder.named_parameters() if p.requires_grad}
     own = {"pixel_embedding.weight", "pixel_embedding.bias"}
-    own |= {"prompt_maps.kernels", "prompt_maps.biases"}
+    own |= {f"prompt_maps.{name}" for name in ("kernels", "biases", "own_share")}
     assert trained == own
 
 

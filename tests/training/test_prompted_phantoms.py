@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from samcancer.commands import run_verb
 from samcancer.config import Config, DataConfig, ModelConfig, TrainConfig
@@ -21,13 +22,13 @@ SIZE, CASES = 96, 6
 
 
 def boxes_of(reference: np.ndarray, k: int) -> list[SlicePrompt]:
-    """A tight box around what each slice shows of class k."""
+    """A tight box around each lesion of each slice, as a person draws them."""
     found = []
     for z in np.flatnonzero(reference.any(axis=(1, 2))):
-        y, x = np.nonzero(reference[z])
-        first = (x.min() - 0.5, y.min() - 0.5, BOX_FIRST)
-        second = (x.max() + 0.5, y.max() + 0.5, BOX_SECOND)
-        found.append(SlicePrompt(int(z), k, (first, second)))
+        for rows, columns in ndimage.find_objects(ndimage.label(reference[z])[0]):
+            first = (columns.start - 0.5, rows.start - 0.5, BOX_FIRST)
+            second = (columns.stop - 0.5, rows.stop - 0.5, BOX_SECOND)
+            found.append(SlicePrompt(int(z), k, (first, second)))
     return found
 
 
@@ -79,4 +80,4 @@ def test_a_box_on_a_phantom_lesion_raises_its_dice(tmp_path: Path) -> None:
             scores.append(2 * both / (predicted.sum() + reference.sum()))
     print(f"Dice without boxes {np.round(alone, 3)}, with {np.round(boxed, 3)}")
     assert len(boxed) >= 5
-    assert np.mean(boxed) > np.mean(alone) + 0.05
+    assert np.mean(boxed) > np.mean(alone) + 0.2
