@@ -153,3 +153,7 @@ def to_markdown(scores: dict[str, Dice]) -> str:
     table = markdown_table(header, [*rows, ["mean", *means]])
     command = f"python benchmarks/box_prompts.py --patients {len(scores)}"
     return f"`{command}`, over the slices that show the tumour.\n\n{table}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
