@@ -66,7 +66,12 @@ class ManualPrompts(NamedTuple):
 
     def flipped(self, size: int) -> ManualPrompts:
         """Return them for slices that are mirrored left to right."""
-        mirrored = torch.stack([size - 1 - self.points[..., 0], self.points[..., 1]], dim=-1)
+        x = size - 1 - self.points[..., 0]
+        # the left corner of a box comes first, also in the mirror
+        x = torch.where(self.kinds == BOX_FIRST, x.roll(-1, -1), x).where(
+            self.kinds != BOX_SECOND, x.roll(1, -1)
+        )
+        mirrored = torch.stack([x, self.points[..., 1]], dim=-1)
         masks = None if self.masks is None else self.masks.flip(-1)
         return ManualPrompts(mirrored, self.kinds, masks)
 
@@ -113,14 +118,17 @@ class PromptMaps(nn.Module):
 
 
 def _maps(points: Tensor, kinds: Tensor, *, size: int) -> Tensor:
-    """Draw points (G, P, 2) of kinds (G, P): (G, M, S, S) in 0..1."""
+    """Draw points (G, P, 2) of kinds (G, P): (G, M, S, S) in 0..1.
+
+    A box holds every pixel that it touches, so that the smallest one holds one.
+    """
     place = torch.arange(size, device=points.device, dtype=points.dtype)
     x, y = points[..., 0, None], points[..., 1, None]
     near_x = torch.exp(-0.5 * ((place - x) * _POINT_REACH / size).square())
     near_y = torch.exp(-0.5 * ((place - y) * _POINT_REACH / size).square())
     blobs = near_y[..., :, None] * near_x[..., None, :]
-    in_x = (place[None, None] >= x[:, :-1]) & (place <= x[:, 1:])
-    in_y = (place[None, None] >= y[:, :-1]) & (place <= y[:, 1:])
+    in_x = (place + 0.5 > x[:, :-1]) & (place - 0.5 < x[:, 1:])
+    in_y = (place + 0.5 > y[:, :-1]) & (place - 0.5 < y[:, 1:])
     boxes = (kinds[:, :-1] == BOX_FIRST)[..., None, None] & in_y[..., :, None] & in_x[..., None, :]
     maps = torch.ones(len(points), len(_MAP_LOGITS), size, size, device=points.device)
     maps[:, _BOX_MAP] = boxes.any(dim=1)

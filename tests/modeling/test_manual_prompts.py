@@ -16,7 +16,9 @@ from samcancer.modeling.manual_prompts import (
     NO_POINT,
     POSITIVE,
     ManualPrompts,
+    PromptMaps,
     SlicePrompt,
+    _maps,
     collate,
 )
 
@@ -134,6 +136,36 @@ def test_the_engine_tells_prompts_chunk_by_chunk_and_trusts_who_is_sure(build) -
         torch.testing.assert_close(other_logits, logits, rtol=0, atol=1e-4)
         torch.testing.assert_close(other_presence, presence)
     assert run(2, flip=True)[1][3, 0] == 1
+
+
+def test_prompts_are_drawn_where_they_are() -> None:
+    large = ((9.5, 11.5, BOX_FIRST), (12.5, 20.5, BOX_SECOND))
+    tiny = ((30.2, 40.2, BOX_FIRST), (30.3, 40.3, BOX_SECOND))
+    points = ((40.0, 5.0, POSITIVE), (3.0, 44.0, NEGATIVE))
+    manual = given(SlicePrompt(0, 0, (*large, points[0], *tiny, points[1])), slices=1)
+    everywhere, boxes, on, off, mask = _maps(manual.points[0, 0], manual.kinds[0, 0], size=SIZE)[0]
+    expected = torch.zeros(SIZE, SIZE)
+    expected[12:21, 10:13] = 1
+    expected[40, 30] = 1
+    assert torch.equal(boxes, expected)
+    assert everywhere.min() == 1
+    assert divmod(int(on.argmax()), SIZE) == (5, 40)
+    assert divmod(int(off.argmax()), SIZE) == (44, 3)
+    assert not mask.any()
+    mirrored = manual.flipped(SIZE)
+    again = _maps(mirrored.points[0, 0], mirrored.kinds[0, 0], size=SIZE)[0]
+    torch.testing.assert_close(again[1].flip(-1), boxes)
+    torch.testing.assert_close(again[2].flip(-1), on)
+
+
+def test_a_box_counts_the_networks_own_logits_by_their_differences_in_it() -> None:
+    manual = given(SlicePrompt(0, 1, ((9.5, 9.5, BOX_FIRST), (19.5, 19.5, BOX_SECOND))), slices=1)
+    own = torch.randn(1, CLASSES, SIZE, SIZE) - 20
+    changed = PromptMaps(4)(own, torch.zeros(1, 4, SIZE, SIZE), manual.by_slice())
+    inside = own[0, 1, 10:20, 10:20]
+    torch.testing.assert_close(changed[0, 1, 10:20, 10:20], inside - inside.mean() + 1)
+    torch.testing.assert_close(changed[0, 1, 30:, 30:], own[0, 1, 30:, 30:] - 2)
+    torch.testing.assert_close(changed[0, 0], own[0, 0])
 
 
 def test_mirrored_prompts_lie_on_the_mirrored_slice() -> None:
