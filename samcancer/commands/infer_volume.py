@@ -183,6 +183,8 @@ def _prompts(args: argparse.Namespace, case_ids: list[str]) -> dict[str, CasePro
             f"--box, --point and --mask-prompt are for one scan, --input holds {len(case_ids)}",
             mend="give one scan, or a table with --prompts",
         )
+    if args.mask_prompt is not None and not args.mask_prompt.is_file():
+        raise InputError("no such file", path=args.mask_prompt, mend="check --mask-prompt")
     prompts = {case_ids[0]: CasePrompts(given, args.mask_prompt)}
     if args.prompts is not None:
         table = read_prompt_table(args.prompts)

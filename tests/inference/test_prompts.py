@@ -246,6 +246,8 @@ def test_a_case_is_done_again_when_its_prompts_change(
         (("--box", "liver_lesion=1,2"), "--box 'liver_lesion=1,2' is not understood"),
         (("--point", "liver_lesion=900,20,208"), "outside of the scan"),
         (("--prompts", "nowhere.csv"), "nowhere.csv: no such file"),
+        (("--mask-prompt", "nowhere.nii"), "nowhere.nii: no such file"),
+        (("--mask-prompt", "nowhere.nii", "--skip-finished"), "nowhere.nii: no such file"),
     ],
 )
 def test_wrong_prompts_are_one_line_and_status_2(
