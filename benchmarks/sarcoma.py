@@ -146,9 +146,10 @@ def _work(
     scans: dict[str, Path],
 ) -> None:
     """Train every fold of the models and segment its held-out patients."""
+    contenders = {model: _contender(model, config) for model in models}
     for fold in args.folds:
-        for model in models:
-            task = Task(model, fold, *_contender(model, config), args.output, args.device)
+        for model, contender in contenders.items():
+            task = Task(model, fold, *contender, args.output, args.device)
             _train(task, store)
             _predict(task, store, scans)
 

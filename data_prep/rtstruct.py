@@ -206,9 +206,7 @@ def _read_contours(item: Dataset, name: str, path: Path) -> tuple[Points, ...]:
 
 def _on_slice(points_mm: Points, geometry: Geometry, name: str, path: Path) -> tuple[int, Points]:
     """Return a contour's slice index and its (column, row) positions in voxels."""
-    direction = np.asarray(geometry.direction).reshape(3, 3)
-    offsets = points_mm - np.asarray(geometry.origin_mm)
-    indices = offsets @ np.linalg.inv(direction).T / np.asarray(geometry.spacing_mm)
+    indices = geometry.index_xyz(points_mm)
     depth = indices[:, 2]
     z = round(float(np.median(depth)))
     distance = float(np.abs(depth - z).max())

@@ -90,6 +90,12 @@ class Geometry:
         offsets: NDArray[np.float64] = np.asarray(index_xyz, dtype=np.float64) @ self.axes_mm.T
         return offsets + np.asarray(self.origin_mm, dtype=np.float64)
 
+    def index_xyz(self, position_mm: NDArray[Any]) -> NDArray[np.float64]:
+        """Positions (..., 3) in mm to voxel indices (..., 3) in xyz order, with fractions."""
+        offsets = np.asarray(position_mm, dtype=np.float64) - np.asarray(self.origin_mm)
+        indices: NDArray[np.float64] = offsets @ np.linalg.inv(self.axes_mm).T
+        return indices
+
     def corners_mm(self) -> NDArray[np.float64]:
         """Positions (8, 3) of the centres of the corner voxels."""
         last = [size - 1 for size in self.size_xyz]

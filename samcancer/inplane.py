@@ -67,6 +67,20 @@ class InPlaneGrid:
         """Return (rows, size) and (columns, size) matrices back to the scan; sums are 1."""
         return _logit_matrix(*self._row_axis()), _logit_matrix(*self._column_axis())
 
+    def pixel_of(self, column: float, row: float) -> tuple[float, float]:
+        """Return where a place of the scan's slice lies on the S x S slice, as (x, y).
+
+        Pixel centres are whole numbers on both; both slices have the same centre.
+        """
+        x, y = (
+            (index + 0.5 - count / 2) / scale + size / 2 - 0.5
+            for index, (count, size, scale) in (
+                (column, self._column_axis()),
+                (row, self._row_axis()),
+            )
+        )
+        return x, y
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return asdict(self)

@@ -221,3 +221,14 @@ SHEARED = np.array([[1, 0.01, 0], [0, 1, 0], [0, 0, 1]])
 def test_a_grid_that_cannot_be_is_refused(changed, message):
     with pytest.raises(ValueError, match=message):
         Geometry.from_dict({**geometry_of((2, 3, 4), np.eye(3)).to_dict(), **changed})
+
+
+@pytest.mark.parametrize("direction", ORIENTATIONS[::5])
+def test_indices_of_positions_are_the_indices_again(direction: np.ndarray) -> None:
+    c, s = np.cos(0.2), np.sin(0.2)
+    oblique = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ direction
+    geometry = geometry_of((5, 7, 9), oblique)
+    index = np.array([[0.0, 0, 0], [8, 6, 4], [1.25, -3.5, 2.75]])
+    np.testing.assert_allclose(
+        geometry.index_xyz(geometry.position_mm(index)), index, rtol=0, atol=1e-9
+    )

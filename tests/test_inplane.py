@@ -197,3 +197,11 @@ def test_a_slice_takes_a_few_milliseconds() -> None:
     started = time.process_time()
     resize_slices(hu, grid)
     assert (time.process_time() - started) / len(hu) < 0.02
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (89, 139), (40, 100)])
+def test_a_place_lies_on_the_pixel_that_its_voxel_is_resized_to(row: int, column: int) -> None:
+    mask = np.zeros((1, ANISOTROPIC.rows, ANISOTROPIC.columns), dtype=bool)
+    mask[0, row, column] = True
+    x, y = ANISOTROPIC.pixel_of(column, row)
+    assert resize_mask(mask, ANISOTROPIC)[0, round(y), round(x)]

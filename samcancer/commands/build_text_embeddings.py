@@ -104,7 +104,9 @@ def _class_names(taxonomy: Taxonomy, wanted: Sequence[str] | None) -> tuple[str,
 
 
 def _default_output(tower: str, template: str) -> Path:
-    short = tower.removeprefix("local-dir:").split("@")[0]
+    from samcancer.pretrained.text_embeddings import LOCAL_DIR
+
+    short = tower.removeprefix(LOCAL_DIR).split("@")[0]
     return _FOLDER / f"{short}_{template}.safetensors"
 
 

@@ -171,6 +171,7 @@ def _question(args: argparse.Namespace) -> Question | None:
 def _prompts(args: argparse.Namespace, case_ids: list[str]) -> dict[str, CasePrompts]:
     """Return case id -> what is said about the case."""
     from samcancer.inference.prompts import (
+        NO_PROMPTS,
         CasePrompts,
         parse_box,
         parse_point,
@@ -195,7 +196,7 @@ def _prompts(args: argparse.Namespace, case_ids: list[str]) -> dict[str, CasePro
                 mend="give the case ids: file names without suffix and _0000",
             )
         for case_id, lines in table.items():
-            earlier = prompts.get(case_id, CasePrompts())
+            earlier = prompts.get(case_id, NO_PROMPTS)
             prompts[case_id] = CasePrompts((*earlier.given, *lines), earlier.mask)
     return {case_id: case for case_id, case in prompts.items() if case and case_id in case_ids}
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from samcancer.errors import InputError
 from samcancer.files import folder_lock, remove_stale_temporaries, require_writable_folder
 from samcancer.inference.models import Ensemble
-from samcancer.inference.prompts import CasePrompts
+from samcancer.inference.prompts import NO_PROMPTS, CasePrompts
 from samcancer.inference.scan import (
-    NO_PROMPTS,
     PER_CLASS_FOLDER,
     PROBABILITY_FOLDER,
     InferenceOptions,

@@ -15,7 +15,7 @@ from samcancer.errors import InputError
 from samcancer.modeling.engine import Member, threshold_vector
 from samcancer.pretrained.text_embeddings import TextEmbeddings
 from samcancer.taxonomy import ClassSpec
-from samcancer.training.checkpoint import LoadedModel, load_checkpoint, text_source
+from samcancer.training.checkpoint import LoadedModel, load_checkpoint
 
 _FINAL = "final"
 """Folder, in the folder of all runs, of the model trained last."""
@@ -97,7 +97,7 @@ def _asked(path: Path, loaded: LoadedModel, question: Question) -> LoadedModel:
             path=path,
             mend="leave --ask out, or train with model.class_prompt=text",
         )
-    asked, trained = text_source(question.embeddings), loaded.meta["text"]
+    asked, trained = question.embeddings.source, loaded.meta["text"]
     differing = [name for name in asked if asked[name] != trained[name]]
     if differing:
         name = differing[0]

@@ -73,6 +73,9 @@ class CasePrompts:
         return hashlib.sha256(repr((self.given, mask)).encode()).hexdigest()
 
 
+NO_PROMPTS = CasePrompts()
+
+
 def parse_box(text: str) -> PhysicalPrompt:
     """Read ``CLASS=x1,y1,z1,x2,y2,z2``.
 
@@ -186,7 +189,7 @@ def _slices_of(
     if prompt.kind in ("point", "negative"):
         x, y, z = _index_of(prompt.first_mm, canonical, prompt)
         kind = POSITIVE if prompt.kind == "point" else NEGATIVE
-        place = (*_pixel(x, y, grid), kind)
+        place = (*grid.pixel_of(x, y), kind)
         return [SlicePrompt(round(z), k, (place,), shows_class=prompt.kind == "point")]
     first = _index_of(prompt.first_mm, canonical, prompt)
     second = _index_of(prompt.second_mm, canonical, prompt)
@@ -230,8 +233,9 @@ def _mask_slices(
     values = canonicalise(labels.values, labels.geometry)[0]
     found = []
     for k in range(len(class_names)):
-        for z in np.flatnonzero((values == k + 1).any(axis=(1, 2))):
-            mask = resize_mask(values[z : z + 1] == k + 1, grid)[0]
+        slices = np.flatnonzero((values == k + 1).any(axis=(1, 2)))
+        resized = resize_mask(values[slices] == k + 1, grid)
+        for z, mask in zip(slices, resized, strict=True):
             found.append(SlicePrompt(int(z), k, mask=mask, shows_class=False))
     return found
 
@@ -240,8 +244,7 @@ def _index_of(
     place_mm: tuple[float, float, float], canonical: Geometry, prompt: PhysicalPrompt
 ) -> NDArray[np.float64]:
     """Return the voxel index (x, y, z), with fractions, of a position inside the scan."""
-    offset = np.asarray(place_mm) - np.asarray(canonical.origin_mm)
-    index = np.linalg.solve(canonical.axes_mm, offset)
+    index = canonical.index_xyz(np.asarray(place_mm))
     if np.any(index < -0.5) or np.any(index > np.asarray(canonical.size_xyz) - 0.5):
         corners = canonical.corners_mm()
         raise InputError(
@@ -258,22 +261,9 @@ def _corners(
     low: NDArray[np.float64], high: NDArray[np.float64], grid: InPlaneGrid
 ) -> tuple[tuple[float, float, int], ...]:
     return (
-        (*_pixel(float(low[0]), float(low[1]), grid), BOX_FIRST),
-        (*_pixel(float(high[0]), float(high[1]), grid), BOX_SECOND),
+        (*grid.pixel_of(float(low[0]), float(low[1])), BOX_FIRST),
+        (*grid.pixel_of(float(high[0]), float(high[1])), BOX_SECOND),
     )
-
-
-def _pixel(x: float, y: float, grid: InPlaneGrid) -> tuple[float, float]:
-    """Return the pixel (x, y) of the stack at a voxel index of the scan."""
-    return (
-        _along(x, grid.columns, grid.column_spacing_mm, grid),
-        _along(y, grid.rows, grid.row_spacing_mm, grid),
-    )
-
-
-def _along(index: float, count: int, spacing_mm: float, grid: InPlaneGrid) -> float:
-    """Both grids share their centre."""
-    return (index + 0.5 - count / 2) * spacing_mm / grid.pixel_mm + grid.size / 2 - 0.5
 
 
 def _parse(

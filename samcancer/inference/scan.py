@@ -32,7 +32,7 @@ from samcancer.files import (
 from samcancer.geometry import Geometry, canonicalise
 from samcancer.inference.models import Ensemble
 from samcancer.inference.postprocess import ClassResult, postprocess_class
-from samcancer.inference.prompts import CasePrompts, slice_prompts
+from samcancer.inference.prompts import NO_PROMPTS, CasePrompts, slice_prompts
 from samcancer.inference.slices import grid_of
 from samcancer.inference.volume import EngineOptions, LabelMaps, predict_volume
 from samcancer.volume_io import CtVolume, ReadOptions, read_ct, write_labels, write_probabilities
@@ -63,9 +63,6 @@ class InferenceOptions:
     """Also write one binary mask per class; an organ's includes the lesions inside it."""
     probabilities: bool = False
     """Also write each class's probabilities, before presence gating and post-processing."""
-
-
-NO_PROMPTS = CasePrompts()
 
 
 class _Source(NamedTuple):

@@ -269,14 +269,13 @@ def _release_cached_memory() -> None:
 def _mean_prediction(run: _Run, start: int, stop: int) -> tuple[Tensor, Tensor]:
     """Return (n, K, S, S) logits and (n, K) presence probabilities of the slices start..stop."""
     chunk_hu = run.slices_hu[start : stop + 2 * SLICE_CONTEXT]
+    told = _told(run, start, stop)
+    mirrored = told and told._replace(manual=told.manual.flipped(chunk_hu.shape[-1]))
     outputs = []
     for member in run.members:
         chunk = torch.from_numpy(window(chunk_hu, member.window_hu))[None].to(run.device)
-        told = _told(run, member.model, start, stop)
         outputs.append(_forward(member.model, chunk, told))
         if run.flip:
-            size = chunk.shape[-1]
-            mirrored = told and told._replace(manual=told.manual.flipped(size))
             logits, presence = _forward(member.model, chunk.flip(-1), mirrored)
             outputs.append((logits.flip(-1), presence))
     if len(outputs) == 1:
@@ -297,10 +296,12 @@ class _Told(NamedTuple):
     manual: ManualPrompts
 
 
-def _told(run: _Run, model: nn.Module, start: int, stop: int) -> _Told | None:
+def _told(run: _Run, start: int, stop: int) -> _Told | None:
+    """Return what is said about the slices start..stop; the networks share their classes."""
     if not run.prompts:
         return None
-    classes, size = len(model.class_names), run.slices_hu.shape[-1]  # type: ignore[arg-type]
+    names: Any = run.members[0].model.class_names
+    classes, size = len(names), run.slices_hu.shape[-1]
     manual, presence = collate(run.prompts, start=start, stop=stop, classes=classes, size=size)
     if manual is None:
         return None

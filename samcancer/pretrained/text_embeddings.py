@@ -96,8 +96,18 @@ class TextEmbeddings:
         }
 
     @property
+    def source(self) -> dict[str, Any]:
+        """What must be equal for vectors to be of one kind; what a checkpoint records of them."""
+        return {
+            "tower": self.tower,
+            "weights_sha256": self.weights_sha256,
+            "template": self.template,
+            "dim": self.vectors.shape[1],
+        }
+
+    @property
     def sha256(self) -> str:
-        """SHA-256 over the key and the vectors; what a checkpoint records of them."""
+        """SHA-256 over the key and the vectors; what the report of a case records of them."""
         digest = hashlib.sha256(_text({"format": FORMAT_VERSION, **self.key}).encode())
         digest.update(self.vectors.astype("<f4").tobytes())
         return digest.hexdigest()

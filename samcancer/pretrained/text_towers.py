@@ -29,7 +29,7 @@ from samcancer.files import read_json, sha256_of
 from samcancer.pretrained.fetching import checkpoint_sha256, verify
 from samcancer.pretrained.registry import find_checkpoint, load_registry
 from samcancer.pretrained.text_embeddings import LOCAL_DIR
-from samcancer.pretrained.weight_files import read_weights
+from samcancer.pretrained.weight_files import first_line, read_weights
 
 CONFIG_FILE = "open_clip_config.json"
 
@@ -296,7 +296,7 @@ def _build(config: dict[str, Any], tower: TextTower, open_clip: Any) -> Any:
             return kind(**arguments)
     except _CANNOT_BUILD as error:
         raise InputError(
-            f"open_clip cannot build {tower.name} ({_first_line(error)})", mend=_OTHER_TOWER
+            f"open_clip cannot build {tower.name} ({first_line(error)})", mend=_OTHER_TOWER
         ) from None
 
 
@@ -382,7 +382,7 @@ def _tokenizer(text: dict[str, Any], tower: TextTower, open_clip: Any) -> Any:
         return open_clip.tokenizer.HFTokenizer(str(tower.folder), **settings)
     except (*_CANNOT_BUILD, ImportError) as error:
         raise InputError(
-            f"{tower.name} has no usable tokenizer ({_first_line(error)})",
+            f"{tower.name} has no usable tokenizer ({first_line(error)})",
             path=tower.folder,
             mend="bring the tokenizer's files that were published with the weights",
         ) from None
@@ -393,7 +393,3 @@ def _token_count(prompt: str, tokenizer: Any) -> int:
     if hasattr(tokenizer, "encode"):
         return len(tokenizer.encode(prompt)) + 2
     return len(tokenizer.tokenizer(tokenizer.clean_fn(prompt))["input_ids"])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

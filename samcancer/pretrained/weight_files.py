@@ -105,8 +105,13 @@ def require_tensors(content: Any, *, path: Path) -> dict[str, Tensor]:
 
 def unreadable(error: Exception, *, path: Path) -> InputError:
     """Return the one line about a file that a reader gave up on."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:_LONGEST_REASON]
+    reason = first_line(error)[:_LONGEST_REASON]
     return InputError(f"not a readable checkpoint ({reason})", path=path, mend=_MEND)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says first, or else its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _read(path: Path) -> Any:

@@ -30,7 +30,6 @@ from samcancer import __version__
 from samcancer.config import Config, ModelConfig, config_from_dict, config_to_dict
 from samcancer.errors import InputError
 from samcancer.files import atomic_path, read_json, sha256_of, write_text_atomic
-from samcancer.pretrained.text_embeddings import TextEmbeddings
 from samcancer.taxonomy import Taxonomy, load_taxonomy, taxonomy_from_dict
 
 FORMAT_VERSION = 1
@@ -68,7 +67,7 @@ class CheckpointMeta:
     encoder_sha256: str | None = None
     """Of the published encoder file; None when the encoder started from random weights."""
     text: dict[str, Any] | None = None
-    """Where the classes' text vectors come from (:func:`text_source`); None without any."""
+    """``source`` of the text embeddings that the class prompts were read from; None without any."""
     presence_thresholds: dict[str, float] = field(default_factory=dict)
     epoch: int = 0
     """Epochs finished."""
@@ -151,16 +150,6 @@ def load_checkpoint(
         sha256=meta["safetensors_sha256"],
         taxonomy=_stored_taxonomy(meta),
     )
-
-
-def text_source(embeddings: TextEmbeddings) -> dict[str, Any]:
-    """Return what must be equal for two vectors to be of one kind, and their length."""
-    return {
-        "tower": embeddings.tower,
-        "weights_sha256": embeddings.weights_sha256,
-        "template": embeddings.template,
-        "dim": embeddings.vectors.shape[1],
-    }
 
 
 def checkpoint_stem(path: Path) -> Path:

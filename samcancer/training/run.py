@@ -30,7 +30,7 @@ from samcancer.errors import InputError
 from samcancer.files import folder_lock, remove_stale_temporaries, write_text_atomic
 from samcancer.pretrained import checkpoint_sha256
 from samcancer.pretrained.text_embeddings import read_text_embeddings
-from samcancer.training.checkpoint import CheckpointMeta, ModelBuilder, text_source
+from samcancer.training.checkpoint import CheckpointMeta, ModelBuilder
 from samcancer.training.devices import on_rank_zero, start_fabric
 from samcancer.training.loop import TrainJob, TrainResult, train
 from samcancer.training.network import build_network
@@ -295,7 +295,7 @@ def _encoder_sha256(config: Config) -> str | None:
 
 def _text_source(config: Config) -> dict[str, Any] | None:
     named = config.model.text_embeddings
-    return None if named is None else text_source(read_text_embeddings(Path(named)))
+    return None if named is None else read_text_embeddings(Path(named)).source
 
 
 def require_disjoint(training_patients: Sequence[str], held_out_patients: Sequence[str]) -> None:

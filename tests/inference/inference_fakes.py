@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import SimpleITK as sitk  # noqa: N813 - the package's own convention
 import torch
 from torch import Tensor, nn
 
+from samcancer.commands import run_verb
 from samcancer.inference.models import Ensemble
 from samcancer.modeling.engine import Member
 from samcancer.taxonomy import ClassSpec, PostProcess
@@ -40,6 +42,18 @@ class ThresholdNet(nn.Module):
         centre = chunk[:, 2:-2, None]  # (B, T, 1, S, S)
         logits = 20 * (centre - self.levels[:, None, None])
         return Output(logits, logits.amax(dim=(-1, -2)))
+
+
+def infer(scan: Path, output: Path, run: Path, *options: str) -> int:
+    """Run the command on the CPU; probabilities are written too."""
+    arguments = ["--input", str(scan), "--output", str(output), "--model", str(run), "--quiet"]
+    return run_verb("infer-volume", [*arguments, "--device", "cpu", "--probabilities", *options])
+
+
+def probabilities(output: Path, class_name: str) -> np.ndarray:
+    """Read what :func:`infer` wrote of one class of ``scan.nii.gz``."""
+    path = output / "probabilities" / "scan" / f"{class_name}.nii.gz"
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
 def bright_box(slice_count: int = 6, *, level_hu: int = 400) -> np.ndarray:

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 - the package's own convention
 import torch
-from inference_fakes import WriteScan, bright_box
+from inference_fakes import WriteScan, bright_box, infer, probabilities
 
-from samcancer.commands import run_verb
 from samcancer.config import Config, DataConfig, ModelConfig
 from samcancer.errors import InputError
 from samcancer.files import read_json
@@ -191,16 +189,6 @@ def run_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def infer(scan: Path, output: Path, run: Path, *options: str) -> int:
-    arguments = ["--input", str(scan), "--output", str(output), "--model", str(run), "--quiet"]
-    return run_verb("infer-volume", [*arguments, "--device", "cpu", "--probabilities", *options])
-
-
-def probabilities(output: Path) -> np.ndarray:
-    path = output / "probabilities" / "scan" / "liver_lesion.nii.gz"
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -214,7 +202,9 @@ def test_a_prompt_changes_the_slices_it_names_only(
     scan = write_scan("scan.nii.gz", bright_box())
     assert infer(scan, tmp_path / "without", run_folder) == 0
     assert infer(scan, tmp_path / "with", run_folder, *options) == 0
-    without, given = (probabilities(tmp_path / name) for name in ("without", "with"))
+    without, given = (
+        probabilities(tmp_path / name, "liver_lesion") for name in ("without", "with")
+    )
     changed = np.abs(without - given).max(axis=(1, 2)) > 1e-3
     assert changed.tolist() == [False, True, True, False, False, False]
     report = read_json(tmp_path / "with" / "scan.json")

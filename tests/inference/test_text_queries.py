@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 - the package's own convention
-from inference_fakes import WriteScan, bright_box
+from inference_fakes import WriteScan, bright_box, infer, probabilities
 
-from samcancer.commands import run_verb
 from samcancer.config import Config, ModelConfig
 from samcancer.files import read_json
 from samcancer.pretrained.text_embeddings import TextEmbeddings, write_text_embeddings
-from samcancer.training.checkpoint import CheckpointMeta, save_checkpoint, text_source
+from samcancer.training.checkpoint import CheckpointMeta, save_checkpoint
 from samcancer.training.network import build_network
 
 TRAINED = ("liver_lesion", "kidney_lesion")
@@ -56,20 +54,10 @@ def save_run(folder: Path, *, class_prompt: str) -> Path:
         config=Config(model=model),
         class_names=TRAINED,
         presence_thresholds=dict.fromkeys(TRAINED, 0.0),
-        text=text_source(embeddings) if with_text else None,
+        text=embeddings.source if with_text else None,
     )
     save_checkpoint(folder / "best", build_network(model, TRAINED), meta)
     return folder
-
-
-def infer(scan: Path, output: Path, run: Path, *options: str) -> int:
-    arguments = ["--input", str(scan), "--output", str(output), "--model", str(run), "--quiet"]
-    return run_verb("infer-volume", [*arguments, "--device", "cpu", "--probabilities", *options])
-
-
-def probabilities(output: Path, name: str) -> np.ndarray:
-    path = output / "probabilities" / "scan" / f"{name}.nii.gz"
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
 def test_trained_and_untrained_classes_are_asked_for_in_any_order(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,28 +154,33 @@ def test_arms_without_pseudo_labels_need_no_folds(tmp_path: Path) -> None:
         assert loaded.meta["pseudo_labels_fingerprint"] is None
 
 
+def write_text(folder: Path, class_names: Sequence[str]) -> tuple[Path, TextEmbeddings]:
+    """Write made-up text embeddings of some classes."""
+    embeddings = TextEmbeddings(
+        tower="clip_vit_b_32",
+        weights_sha256="0" * 64,
+        template="own",
+        class_names=tuple(class_names),
+        prompts=tuple(class_names),
+        vectors=np.eye(len(class_names), 6, dtype=np.float32),
+    )
+    path = folder / "text.safetensors"
+    write_text_embeddings(path, embeddings)
+    return path, embeddings
+
+
 @pytest.mark.parametrize("kind", ["text", "both"])
 def test_text_prompts_are_trained_and_loaded_without_the_embeddings(
     tmp_path: Path, kind: str
 ) -> None:
     make_store(tmp_path / "store")
-    vectors = np.eye(len(CLASS_NAMES), 6, dtype=np.float32)
-    file = tmp_path / "text.safetensors"
-    embeddings = TextEmbeddings(
-        tower="clip_vit_b_32",
-        weights_sha256="0" * 64,
-        template="own",
-        class_names=tuple(CLASS_NAMES),
-        prompts=tuple(CLASS_NAMES),
-        vectors=vectors,
-    )
-    write_text_embeddings(file, embeddings)
+    file, embeddings = write_text(tmp_path, CLASS_NAMES)
     model = dataclasses.replace(quick_config().model, class_prompt=kind, text_embeddings=str(file))
     config = dataclasses.replace(quick_config(), model=model)
     train_fold(options(tmp_path / "store", tmp_path / "runs", config), fold=0)
     file.unlink()
     loaded = load_checkpoint(tmp_path / "runs" / "fold_0")
-    assert torch.equal(loaded.model.classes.text, torch.from_numpy(vectors))  # type: ignore[union-attr]
+    assert torch.equal(loaded.model.classes.text, torch.from_numpy(embeddings.vectors))  # type: ignore[union-attr]
     assert loaded.meta["text"] == {
         "tower": "clip_vit_b_32",
         "weights_sha256": "0" * 64,
@@ -185,16 +191,7 @@ def test_text_prompts_are_trained_and_loaded_without_the_embeddings(
 
 def test_text_embeddings_without_a_class_of_the_store_are_refused(tmp_path: Path) -> None:
     make_store(tmp_path / "store")
-    file = tmp_path / "text.safetensors"
-    embeddings = TextEmbeddings(
-        tower="clip_vit_b_32",
-        weights_sha256="0" * 64,
-        template="own",
-        class_names=("spleen",),
-        prompts=("a spleen",),
-        vectors=np.eye(1, 6, dtype=np.float32),
-    )
-    write_text_embeddings(file, embeddings)
+    file, _ = write_text(tmp_path, ("spleen",))
     model = dataclasses.replace(
         quick_config().model, class_prompt="text", text_embeddings=str(file)
     )
