@@ -112,7 +112,7 @@ def segment_slice(model: SamCancerNet, slice_hu: NDArray[np.int16], box: Box) ->
     rows, columns = slice_hu.shape
     scale = SIZE / max(rows, columns)
     small = (round(rows * scale), round(columns * scale))
-    grey = torch.from_numpy(window(slice_hu, WINDOW_HU))[None, None]
+    grey = torch.from_numpy(window(slice_hu.astype(np.float32), WINDOW_HU))[None, None]
     grey = F.interpolate(grey, size=small, mode="bilinear", antialias=True)
     grey = (grey - grey.min()) / (grey.max() - grey.min()).clamp(min=1e-8)
     image = F.pad(grey, (0, SIZE - small[1], 0, SIZE - small[0]))

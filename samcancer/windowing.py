@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from samcancer.config import WindowHu
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def window(
-    image_hu: NDArray[np.int16] | NDArray[np.float32], window_hu: WindowHu
-) -> NDArray[np.float32]:
-    """Map HU of any shape to float32 in [0, 1].
+_Grey = TypeVar("_Grey", NDArray[np.float32], "Tensor")
+
+
+def window(image_hu: _Grey, window_hu: WindowHu) -> _Grey:
+    """Map HU of any shape to [0, 1].
 
     Args:
-        image_hu: Values in HU.
+        image_hu: float32 values in HU, an array or a tensor.
         window_hu: The values that become 0 and 1.
 
     Raises:
@@ -24,7 +29,4 @@ def window(
     if not lower < upper:
         msg = f"window must have lower < upper, got {window_hu!r}"
         raise ValueError(msg)
-    grey = image_hu.astype(np.float32)
-    grey -= lower
-    grey /= upper - lower
-    return np.clip(grey, 0.0, 1.0, out=grey)
+    return ((image_hu - lower) / (upper - lower)).clip(0.0, 1.0)

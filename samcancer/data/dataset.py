@@ -111,7 +111,7 @@ class StackDataset(Dataset[Sample]):
         windows = self._data.train_windows_hu
         chosen = windows[0 if self._augment is None else int(rng.integers(len(windows)))]
         return LabelledChunk(
-            window(_repeat_last(hu, missing), chosen),
+            window(_repeat_last(hu, missing).astype(np.float32), chosen),
             _repeat_last(label_bits & known_bits, missing),
             np.concatenate([known_bits, np.zeros_like(known_bits[:1]).repeat(missing, axis=0)]),
         )

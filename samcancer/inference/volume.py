@@ -21,7 +21,7 @@ from torch import Tensor
 
 from samcancer.inference.slices import ResizedSlices
 from samcancer.inplane import InPlaneGrid
-from samcancer.modeling.engine import Member, SlicePrediction, gate_logits, predict_ensemble
+from samcancer.modeling.engine import Member, SlicePrediction, predict_ensemble
 from samcancer.modeling.manual_prompts import SlicePrompt
 
 _HALF = 0.0
@@ -38,6 +38,8 @@ class EngineOptions:
     precision: str = "32-true"
     flip: bool = False
     """Test-time augmentation: also predict the left-right mirrored scan and average."""
+    skip_air: bool = True
+    """Run the network once for all slices of air; the masks are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,7 @@ def predict_volume(
     row, column = (torch.from_numpy(m.copy()).to(device) for m in grid.logit_matrices())
     lesion_classes = [k for k, lesion in enumerate(is_lesion) if lesion]
     organ_classes = [k for k, lesion in enumerate(is_lesion) if not lesion]
+    thresholds = thresholds.to(device)
     for chunk in predict_ensemble(
         members,
         ResizedSlices(volume_hu, grid),
@@ -90,13 +93,15 @@ def predict_volume(
         device=device,
         precision=options.precision,
         flip=options.flip,
+        skip_air=options.skip_air,
+        thresholds=None if maps.probabilities else thresholds,
         prompts=prompts,
     ):
         span = slice(chunk.start, chunk.start + len(chunk.logits))
-        gated = gate_logits(chunk, thresholds)
-        maps.lesions[span] = _winners(gated, lesion_classes, row, column)
+        present = chunk.presence >= thresholds
+        maps.lesions[span] = _winners(chunk.logits, present, lesion_classes, row, column)
         if maps.organs is not None:
-            maps.organs[span] = _winners(gated, organ_classes, row, column)
+            maps.organs[span] = _winners(chunk.logits, present, organ_classes, row, column)
         _write_probabilities(maps.probabilities, chunk, span, row, column)
         presence[span] = chunk.presence.cpu().numpy()
         on_slices(len(chunk.logits))
@@ -104,15 +109,19 @@ def predict_volume(
 
 
 def _winners(
-    logits: Tensor, classes: Sequence[int], row: Tensor, column: Tensor
+    logits: Tensor, present: Tensor, classes: Sequence[int], row: Tensor, column: Tensor
 ) -> NDArray[np.uint8]:
-    """Return (n, rows, columns): label of the most probable of ``classes`` above 0.5, else 0."""
+    """Return (n, rows, columns): label of the most probable of ``classes`` above 0.5, else 0.
+
+    Classes that are not present (n, K) in a slice have no voxel there.
+    """
     count = len(logits)
     labels = torch.zeros((count, len(row), len(column)), dtype=torch.uint8, device=logits.device)
     best: Tensor | None = None
     for k in classes:
         # Interpolation never exceeds the largest logit, so slices without one above 0 are done.
-        slices = torch.nonzero(logits[:, k].amax(dim=(1, 2)) > _HALF).flatten()
+        slices = present[:, k].nonzero().flatten()
+        slices = slices[logits[slices, k].amax(dim=(1, 2)) > _HALF]
         if len(slices) == 0:
             continue
         if best is None:

@@ -44,10 +44,16 @@ class CnnBranch(nn.Module):
             Up(coarse, fine) for coarse, fine in pairwise(reversed(self.channels))
         )
 
-    def decode(self, skips: Sequence[Tensor]) -> list[Tensor]:
-        """Skips from full resolution to the deepest -> features of the four up stages."""
-        x, features = skips[-1], []
-        for up, skip in zip(self.ups, reversed(skips[:-1]), strict=True):
+    def decode(self, x: Tensor, skips: Sequence[Tensor], *, first: int = 0) -> list[Tensor]:
+        """Go up by one stage a skip and return the features of each stage.
+
+        Args:
+            x: What the first of these stages takes: the deepest features, or an up stage's.
+            skips: From coarse to fine.
+            first: Number of the first stage, 0 to 3.
+        """
+        features = []
+        for up, skip in zip(self.ups[first : first + len(skips)], skips, strict=True):
             x = up(x, skip)
             features.append(x)
         return features

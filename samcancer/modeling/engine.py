@@ -4,7 +4,12 @@ A chunk of T target slices is read with two neighbours on either side (T + 4 pad
 that whatever does not depend on neighbours runs once a slice, and the T outputs equal those of T
 separate 5-slice stacks (true of every network that mixes slices by z-valid convolutions only).
 Slice z of a case is slice z + 2 of its padded slices. Never more than one chunk of logits is alive
-here: the caller decides what to keep.
+here: the caller decides what to keep. The next chunk is read while the network runs.
+
+Presence first: given presence thresholds, a network that can tell presence before it draws outlines
+(:class:`PresenceFirst`) draws those of present classes alone. Air: a target slice whose stack of
+five holds nothing above the window looks like every other such slice to the network, which is asked
+once for all of them.
 
 Shapes: T slices of the chunk, K classes, S in-plane pixels, Z slices of the case.
 """
@@ -13,9 +18,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from functools import cached_property, partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +30,8 @@ from torch import Tensor, nn
 
 from samcancer.config import SLICE_CONTEXT, WindowHu
 from samcancer.errors import InputError
+from samcancer.modeling.chunks import Chunk, SliceSource, read_chunks
+from samcancer.modeling.layers import ABSENT_LOGIT
 from samcancer.modeling.manual_prompts import ManualPrompts, SlicePrompt, collate
 from samcancer.windowing import window
 
@@ -31,9 +39,6 @@ _log = logging.getLogger(__name__)
 
 MASK_PROBABILITY = 0.5
 """Probability above which a voxel belongs to a class (logit above 0)."""
-
-ABSENT_LOGIT = -30.0
-"""Logit of every voxel of a class that its presence probability rules out (probability 1e-13)."""
 
 UNCALIBRATED_THRESHOLD = 0.5
 """Presence threshold of a class for which none was calibrated."""
@@ -49,34 +54,27 @@ _PROBABILITY_FLOOR = 1e-7
 """Averaged probabilities are kept this far from 0 and 1, so that their logits are finite."""
 
 
-class SliceSource(Protocol):
-    """Padded slices of one case, int16 HU, read a few at a time: an array, or something lazy."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(Z + 4, S, S)."""
-
-    def __getitem__(self, index: slice, /) -> NDArray[np.int16]:
-        """Return the padded slices of a contiguous range."""
-
-
 class SlicePrediction(NamedTuple):
     """What the network says about the slices ``start`` to ``start + n`` of a case."""
 
     start: int
     logits: Tensor
-    """(n, K, S, S) float32 mask logits, not gated by presence."""
+    """(n, K, S, S) float32 mask logits; gated by presence where thresholds were given."""
     presence: Tensor
     """(n, K) float32 presence probabilities."""
 
 
-class CaseBits(NamedTuple):
-    """Masks of a whole case on the stack grid."""
+@runtime_checkable
+class PresenceFirst(Protocol):
+    """A network that tells which classes are present before it draws their outlines."""
 
-    bits: NDArray[np.uint32]
-    """(Z, S, S) bit field; bit k is class k."""
-    presence: NDArray[np.float32]
-    """(Z, K) presence probabilities."""
+    def look(
+        self, chunk: Tensor, presence: Tensor | None = None, manual: ManualPrompts | None = None
+    ) -> Any:
+        """Return what it has seen, with ``presence_logits`` (1, T, K)."""
+
+    def outline(self, look: Any, wanted: Tensor | None = None) -> Tensor:
+        """Return mask logits (1, T, K, S, S), ``ABSENT_LOGIT`` but for ``wanted`` (1, T, K)."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,8 @@ def predict_slices(
     device: torch.device | str = "cpu",
     precision: str = "32-true",
     flip: bool = False,
+    skip_air: bool = True,
+    thresholds: Tensor | None = None,
     prompts: Sequence[SlicePrompt] = (),
 ) -> Iterator[SlicePrediction]:
     """Yield one network's prediction for every slice of a case, chunk by chunk, in order.
@@ -109,6 +109,9 @@ def predict_slices(
         device: Where the chunks are sent.
         precision: One of Lightning Fabric's names; ``32-true``, ``bf16-mixed`` or ``16-mixed``.
         flip: Also predict on left-right mirrored slices and average the probabilities.
+        skip_air: Ask the network once for all slices of air; prompted slices never count as air.
+        thresholds: (K,) presence probability from which a class counts as present in a slice; the
+            logits of others are ``ABSENT_LOGIT`` there. None leaves all logits as they are.
         prompts: What a person said about single slices; where they are sure of a class, its
             presence is 1.
 
@@ -123,6 +126,8 @@ def predict_slices(
         device=device,
         precision=precision,
         flip=flip,
+        skip_air=skip_air,
+        thresholds=thresholds,
         prompts=prompts,
     )
 
@@ -135,6 +140,8 @@ def predict_ensemble(
     device: torch.device | str = "cpu",
     precision: str = "32-true",
     flip: bool = False,
+    skip_air: bool = True,
+    thresholds: Tensor | None = None,
     prompts: Sequence[SlicePrompt] = (),
 ) -> Iterator[SlicePrediction]:
     """Yield the mean prediction of several networks; see :func:`predict_slices`.
@@ -142,21 +149,24 @@ def predict_ensemble(
     Probabilities are averaged, of masks and of presence alike, and returned as logits. One network
     without mirroring returns its logits untouched.
     """
-    slice_count = _checked_slice_count(slices_hu, batch)
-    autocast = _autocast(torch.device(device), precision)
-    run = _Run(members, slices_hu, torch.device(device), autocast, flip, prompts)
-    return _run_chunks(run, slice_count, batch)
+    _check(slices_hu, batch)
+    place = torch.device(device)
+    run = _Run(
+        members=members,
+        slices_hu=slices_hu,
+        device=place,
+        autocast=_autocast(place, precision),
+        flip=flip,
+        skip_air=skip_air,
+        thresholds=None if thresholds is None else thresholds.to(place),
+        prompts=prompts,
+    )
+    return _run_chunks(run, batch)
 
 
-def gate_logits(prediction: SlicePrediction, thresholds: Tensor) -> Tensor:
-    """Return the logits, with a class that is absent from a slice put to ``ABSENT_LOGIT`` there.
-
-    Args:
-        prediction: Of n slices.
-        thresholds: (K,) presence probability from which a class counts as present.
-    """
-    absent = prediction.presence < thresholds.to(prediction.presence.device)
-    return prediction.logits.masked_fill(absent[:, :, None, None], ABSENT_LOGIT)
+def gate_logits(logits: Tensor, present: Tensor) -> Tensor:
+    """Return the logits (..., K, S, S) with ``ABSENT_LOGIT`` where ``present`` (..., K) is not."""
+    return logits.masked_fill(~present[..., None, None], ABSENT_LOGIT)
 
 
 def threshold_vector(thresholds: Mapping[str, float], class_names: Sequence[str]) -> Tensor:
@@ -164,56 +174,12 @@ def threshold_vector(thresholds: Mapping[str, float], class_names: Sequence[str]
     return torch.tensor([float(thresholds.get(n, UNCALIBRATED_THRESHOLD)) for n in class_names])
 
 
-def predict_case_bits(
-    model: nn.Module,
-    slices_hu: NDArray[np.int16] | SliceSource,
-    *,
-    window_hu: WindowHu,
-    thresholds: Tensor,
-    batch: int = 8,
-    device: torch.device | str = "cpu",
-    precision: str = "32-true",
-    prompts: Sequence[SlicePrompt] = (),
-) -> CaseBits:
-    """Return the masks of a case on the stack grid, gated by presence, as a bit field.
-
-    Args:
-        model: See :func:`predict_slices`, as for the other arguments.
-        slices_hu: (Z + 4, S, S) int16 padded slices.
-        window_hu: Range mapped to [0, 1].
-        thresholds: (K,) presence thresholds; zeros gate nothing.
-        batch: Slices per chunk.
-        device: Where the chunks are sent.
-        precision: Name of the precision.
-        prompts: What a person said about single slices.
-    """
-    slice_count = int(slices_hu.shape[0]) - 2 * SLICE_CONTEXT
-    bits = np.zeros((slice_count, *slices_hu.shape[1:]), dtype=np.uint32)
-    presence = np.zeros((slice_count, len(thresholds)), dtype=np.float32)
-    for chunk in predict_slices(
-        model,
-        slices_hu,
-        window_hu=window_hu,
-        batch=batch,
-        device=device,
-        precision=precision,
-        prompts=prompts,
-    ):
-        stop = chunk.start + len(chunk.logits)
-        inside = (gate_logits(chunk, thresholds) > 0).cpu().numpy()
-        for k in range(inside.shape[1]):
-            bits[chunk.start : stop] |= inside[:, k].astype(np.uint32) << np.uint32(k)
-        presence[chunk.start : stop] = chunk.presence.cpu().numpy()
-    return CaseBits(bits, presence)
-
-
-def _checked_slice_count(slices_hu: NDArray[np.int16] | SliceSource, batch: int) -> int:
+def _check(slices_hu: NDArray[np.int16] | SliceSource, batch: int) -> None:
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     shape = tuple(slices_hu.shape)
     if len(shape) != 3 or shape[0] <= 2 * SLICE_CONTEXT:
         raise ValueError(f"padded slices must have the shape (Z + 4, S, S), Z >= 1; got {shape}")
-    return int(shape[0]) - 2 * SLICE_CONTEXT
 
 
 def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
@@ -224,7 +190,7 @@ def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContex
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Run:
     """What stays the same over the chunks of a case."""
 
@@ -233,23 +199,38 @@ class _Run:
     device: torch.device
     autocast: contextlib.AbstractContextManager[Any]
     flip: bool
+    skip_air: bool
+    thresholds: Tensor | None
     prompts: Sequence[SlicePrompt]
 
+    @property
+    def air_hu(self) -> float:
+        """Highest HU that is 0 to every network."""
+        return min(member.window_hu[0] for member in self.members)
 
-def _run_chunks(run: _Run, slice_count: int, batch: int) -> Iterator[SlicePrediction]:
-    start = 0
+    @cached_property
+    def air(self) -> tuple[Tensor, Tensor]:
+        """What the networks say about a slice of air: (1, K, S, S) and (1, K)."""
+        shape = (2 * SLICE_CONTEXT + 1, *self.slices_hu.shape[1:])
+        nothing = torch.full(shape, torch.iinfo(torch.int16).min, dtype=torch.int16)
+        return _mean_prediction(self, nothing, None)
+
+
+def _run_chunks(run: _Run, batch: int) -> Iterator[SlicePrediction]:
     with _evaluating(run.members):
-        while start < slice_count:
-            stop = min(start + batch, slice_count)
-            try:
-                with torch.inference_mode(), run.autocast:
-                    logits, presence = _mean_prediction(run, start, stop)
-            except torch.OutOfMemoryError:
-                batch = _halved(stop - start)
-                _release_cached_memory()
-                continue
-            yield SlicePrediction(start, logits, presence)
-            start = stop
+        for chunk in read_chunks(run.slices_hu, batch=batch):
+            done = 0
+            while done < chunk.targets:
+                piece = chunk.part(done, min(done + batch, chunk.targets))
+                try:
+                    with torch.inference_mode(), run.autocast:
+                        logits, presence = _predict(run, piece)
+                except torch.OutOfMemoryError:
+                    batch = _halved(piece.targets)
+                    _release_cached_memory()
+                    continue
+                yield SlicePrediction(piece.start, logits, presence)
+                done += piece.targets
 
 
 def _halved(batch: int) -> int:
@@ -266,26 +247,72 @@ def _release_cached_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _mean_prediction(run: _Run, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """Return (n, K, S, S) logits and (n, K) presence probabilities of the slices start..stop."""
-    chunk_hu = run.slices_hu[start : stop + 2 * SLICE_CONTEXT]
-    told = _told(run, start, stop)
-    mirrored = told and told._replace(manual=told.manual.flipped(chunk_hu.shape[-1]))
-    outputs = []
-    for member in run.members:
-        chunk = torch.from_numpy(window(chunk_hu, member.window_hu))[None].to(run.device)
-        outputs.append(_forward(member.model, chunk, told))
-        if run.flip:
-            logits, presence = _forward(member.model, chunk.flip(-1), mirrored)
-            outputs.append((logits.flip(-1), presence))
-    if len(outputs) == 1:
-        return outputs[0]
-    probability = torch.sigmoid(outputs[0][0])
-    for logits, _ in outputs[1:]:
-        probability += torch.sigmoid(logits)
-    probability /= len(outputs)
-    presence = torch.stack([presence for _, presence in outputs]).mean(dim=0)
+def _predict(run: _Run, chunk: Chunk) -> tuple[Tensor, Tensor]:
+    """Return (n, K, S, S) logits and (n, K) presence probabilities; air is looked up."""
+    told = _told(run, chunk)
+    if told is not None or not run.skip_air:
+        return _mean_prediction(run, chunk.slices_hu, told)
+    first, stop = chunk.body(run.air_hu)
+    before, after = first, chunk.targets - stop
+    parts = [[x.expand(count, *x.shape[1:]) for x in run.air] for count in (before, after) if count]
+    if first < stop:
+        body = _mean_prediction(run, chunk.part(first, stop).slices_hu, None)
+        parts.insert(min(before, 1), list(body))
+    logits, presence = (x[0] if len(x) == 1 else torch.cat(x) for x in zip(*parts, strict=True))
+    return logits, presence
+
+
+def _mean_prediction(run: _Run, slices_hu: Tensor, told: _Told | None) -> tuple[Tensor, Tensor]:
+    """Return the mean over networks and views of n slices, read with their neighbours."""
+    views = [view for member in run.members for view in _views(run, member, slices_hu, told)]
+    presence = torch.stack([view.presence for view in views]).mean(dim=0)
+    wanted = None if run.thresholds is None else presence >= run.thresholds
+    if len(views) == 1:
+        return views[0].outline(wanted), presence
+    probability = torch.sigmoid(views[0].outline(wanted))
+    for view in views[1:]:
+        probability += torch.sigmoid(view.outline(wanted))
+    probability /= len(views)
     return torch.logit(probability, eps=_PROBABILITY_FLOOR), presence
+
+
+class _View(NamedTuple):
+    """What one network has seen in a chunk, before it draws."""
+
+    presence: Tensor
+    """(n, K) probabilities."""
+    outline: Callable[[Tensor | None], Tensor]
+    """Present classes (n, K), None for all -> (n, K, S, S) logits, others ``ABSENT_LOGIT``."""
+
+
+def _views(run: _Run, member: Member, slices_hu: Tensor, told: _Told | None) -> Iterator[_View]:
+    """Look at a chunk as it is and, where asked for, at its mirror image."""
+    grey = window(slices_hu.to(run.device).float(), member.window_hu)[None]
+    yield _looked(member.model, grey, told)
+    if run.flip:
+        mirrored = told and told._replace(manual=told.manual.flipped(grey.shape[-1]))
+        view = _looked(member.model, grey.flip(-1), mirrored)
+        yield _View(view.presence, lambda wanted: view.outline(wanted).flip(-1))
+
+
+def _looked(model: nn.Module, chunk: Tensor, told: _Told | None) -> _View:
+    given = () if told is None else told
+    if isinstance(model, PresenceFirst):
+        seen = model.look(chunk, *given)
+        outline: Callable[[Tensor | None], Tensor] = partial(model.outline, seen)
+    else:
+        seen = model(chunk, *given)
+        outline = partial(_gated, seen.mask_logits)
+    presence = torch.sigmoid(seen.presence_logits[0].float())
+    if told is not None:
+        presence = torch.where(told.presence[0].isnan(), presence, told.presence[0])
+    return _View(
+        presence, lambda wanted: outline(None if wanted is None else wanted[None])[0].float()
+    )
+
+
+def _gated(logits: Tensor, wanted: Tensor | None) -> Tensor:
+    return logits if wanted is None else gate_logits(logits, wanted)
 
 
 class _Told(NamedTuple):
@@ -296,24 +323,21 @@ class _Told(NamedTuple):
     manual: ManualPrompts
 
 
-def _told(run: _Run, start: int, stop: int) -> _Told | None:
-    """Return what is said about the slices start..stop; the networks share their classes."""
+def _told(run: _Run, chunk: Chunk) -> _Told | None:
+    """Return what is said about the targets of a chunk; the networks share their classes."""
     if not run.prompts:
         return None
     names: Any = run.members[0].model.class_names
-    classes, size = len(names), run.slices_hu.shape[-1]
-    manual, presence = collate(run.prompts, start=start, stop=stop, classes=classes, size=size)
+    manual, presence = collate(
+        run.prompts,
+        start=chunk.start,
+        stop=chunk.stop,
+        classes=len(names),
+        size=run.slices_hu.shape[-1],
+    )
     if manual is None:
         return None
     return _Told(presence.to(run.device), manual.map(lambda x: x.to(run.device)))
-
-
-def _forward(model: nn.Module, chunk: Tensor, told: _Told | None) -> tuple[Tensor, Tensor]:
-    output = model(chunk) if told is None else model(chunk, *told)
-    presence = torch.sigmoid(output.presence_logits[0].float())
-    if told is not None:
-        presence = torch.where(told.presence[0].isnan(), presence, told.presence[0])
-    return output.mask_logits[0].float(), presence
 
 
 @contextlib.contextmanager

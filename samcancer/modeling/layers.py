@@ -24,6 +24,9 @@ LESION_PRIOR = 0.02
 PRIOR_LOGIT = math.log(LESION_PRIOR / (1 - LESION_PRIOR))
 """What the biases of mask logits start at."""
 
+ABSENT_LOGIT = -30.0
+"""Logit of every voxel of a class that is not in a slice (probability 1e-13)."""
+
 NEGATIVE_SLOPE = 0.01
 """Slope of the activation for negative values."""
 

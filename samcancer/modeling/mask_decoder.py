@@ -57,6 +57,8 @@ class PromptedMaskDecoder(nn.Module):
         prompts: Tensor,
         pixels: Tensor,
         manual: ManualPrompts | None = None,
+        *,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """Return the mask logits (N, K, S, S).
 
@@ -66,14 +68,23 @@ class PromptedMaskDecoder(nn.Module):
             prompts: Class prompts (N, K, 4, E).
             pixels: (N, w, S, S).
             manual: Slice by slice, (N, K, ...).
+            wanted: (N, K) bool, slices and classes whose mask is asked for; None asks for all. The
+                transformer runs for these alone, and the other masks mean nothing.
         """
         batch, classes = prompts.shape[:2]
-        tokens, images = self._transform(image, prompts, manual, size=pixels.shape[-1])
+        pairs = torch.arange(batch * classes, device=image.device)
+        if wanted is not None:
+            pairs = wanted.flatten().nonzero().flatten()
+        tokens, images = self._transform(image, prompts, manual, pairs, size=pixels.shape[-1])
         upscaled = self.mask_decoder.output_upscaling(images)
         kernel = self.mask_decoder.output_hypernetworks_mlps[0](tokens)
         coarse = torch.einsum("kchw,kc->khw", upscaled, kernel)
-        coarse = coarse.view(batch, classes, *coarse.shape[1:])
-        kernel = kernel.view(batch, classes, -1)
+        coarse, kernel = (
+            x.new_zeros(batch * classes, *x.shape[1:])
+            .index_copy(0, pairs, x)
+            .unflatten(0, (batch, classes))
+            for x in (coarse, kernel)
+        )
         kernels = kernel @ self.pixel_embedding.weight + rows.pixel_kernel
         fine = torch.einsum("nchw,nkc->nkhw", pixels, kernels)
         bias = kernel @ self.pixel_embedding.bias + rows.mask_bias
@@ -82,33 +93,42 @@ class PromptedMaskDecoder(nn.Module):
         return masks
 
     def _transform(
-        self, image: Tensor, prompts: Tensor, manual: ManualPrompts | None, *, size: int
+        self,
+        image: Tensor,
+        prompts: Tensor,
+        manual: ManualPrompts | None,
+        pairs: Tensor,
+        *,
+        size: int,
     ) -> tuple[Tensor, Tensor]:
-        """Let prompts and image attend to each other: mask tokens (N*K, E), (N*K, E, h, w)."""
+        """Let prompts and image attend to each other: mask tokens (P, E), (P, E, h, w).
+
+        ``pairs`` are the P places in the flat (N * K) list of slices and classes.
+        """
         encoder, decoder = self.prompt_encoder, self.mask_decoder
-        batch, classes = prompts.shape[:2]
+        classes = prompts.shape[1]
         negative, positive, corner1, corner2 = (e.weight for e in encoder.point_embeddings)
-        prompts = prompts + torch.cat([positive, negative, corner1, corner2])
+        prompts = prompts.flatten(0, 1)[pairs] + torch.cat([positive, negative, corner1, corner2])
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        tokens = torch.cat(
-            [output_tokens.expand(batch * classes, -1, -1), prompts.flatten(0, 1)], dim=1
-        )
+        tokens = torch.cat([output_tokens.expand(len(pairs), -1, -1), prompts], dim=1)
         dense = encoder.no_mask_embed.weight[:, :, None, None]
-        source = (image + dense).repeat_interleave(classes, dim=0)
-        if manual is not None and manual.masks is not None:
-            source = self._with_masks(source, manual.masks.flatten(0, 1))
+        source = (image + dense)[pairs // classes]
+        if manual is not None:
+            manual = manual.map(lambda x: x.flatten(0, 1)[pairs])
+            if manual.masks is not None:
+                source = self._with_masks(source, manual.masks)
         place = self.positions((image.shape[-2], image.shape[-1])).expand(source.shape)
         if manual is None:
             tokens, source = decoder.transformer(source, place, tokens)
         else:
             tokens, source = self._transform_groups(tokens, source, place, manual, size=size)
-        return tokens[:, 1], source.transpose(1, 2).reshape(batch * classes, *image.shape[1:])
+        return tokens[:, 1], source.transpose(1, 2).reshape(len(pairs), *image.shape[1:])
 
     def _transform_groups(
         self, tokens: Tensor, source: Tensor, place: Tensor, manual: ManualPrompts, *, size: int
     ) -> tuple[Tensor, Tensor]:
         """Run slices and classes with equally many points together: no token stands for none."""
-        points, kinds = manual.points.flatten(0, 1), manual.kinds.flatten(0, 1)
+        points, kinds = manual.points, manual.kinds
         counts = (kinds != NO_POINT).sum(dim=1)
         groups = [(counts == count).nonzero().flatten() for count in torch.unique(counts)]
         found = []

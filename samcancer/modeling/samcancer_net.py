@@ -11,6 +11,9 @@
     mask decoder   -> mask logits (B, T, K, S, S)
 
 Only the CNN's first two steps look at neighbouring slices; all else runs once per target slice.
+The parts up to the class prompts are a look at the slices: they tell which classes are there. The
+CNN's last two up stages and the mask decoder draw the outlines, at inference only where a class is
+present.
 """
 
 from __future__ import annotations
@@ -18,14 +21,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from samcancer.config import SLICE_CONTEXT
-from samcancer.modeling.class_prompts import ClassPrompts
-from samcancer.modeling.class_table import ClassTable
+from samcancer.modeling.class_prompts import ClassAnswers, ClassPrompts
+from samcancer.modeling.class_table import ClassRows, ClassTable
 from samcancer.modeling.cnn_branch import CnnBranch
 from samcancer.modeling.encoders import Encoder
 from samcancer.modeling.exchange import Exchange
+from samcancer.modeling.layers import ABSENT_LOGIT
 from samcancer.modeling.manual_prompts import ManualPrompts
 from samcancer.modeling.mask_decoder import PromptedMaskDecoder
 
@@ -42,6 +47,32 @@ class NetOutput(NamedTuple):
     """(B, T, K): whether the slice holds the class at all."""
     coarse_logits: Tensor | None = None
     """(B, T, K, S/4, S/4) masks from before the prompts, for training; None without such a head."""
+
+
+class Look(NamedTuple):
+    """What is known of N = T * B slices before an outline is drawn."""
+
+    slices: int
+    """T."""
+    rows: ClassRows
+    image: Tensor
+    """Image embedding (N, E, h, w)."""
+    decoded: Tensor
+    """Features of the last up stage that has run."""
+    skips: tuple[Tensor, ...]
+    """For the up stages that have not, from coarse to fine."""
+    answers: ClassAnswers
+    manual: ManualPrompts | None
+    """Slice by slice, (N, K, ...)."""
+
+    @property
+    def presence_logits(self) -> Tensor:
+        """(B, T, K)."""
+        return self.by_chunk(self.answers.presence_logits)
+
+    def by_chunk(self, x: Tensor) -> Tensor:
+        """(N, ...) -> (B, T, ...)."""
+        return x.reshape(self.slices, -1, *x.shape[1:]).transpose(0, 1)
 
 
 class SamCancerNet(nn.Module):
@@ -86,8 +117,19 @@ class SamCancerNet(nn.Module):
                 the network use its own prediction.
             manual: Points, boxes and masks that a person gave.
         """
+        look = self.look(chunk, presence, manual)
+        coarse = look.by_chunk(look.answers.coarse_logits)
+        return NetOutput(self.outline(look), look.presence_logits, coarse)
+
+    def look(
+        self,
+        chunk: Tensor,
+        presence: Tensor | None = None,
+        manual: ManualPrompts | None = None,
+    ) -> Look:
+        """Run what has to be known before an outline is drawn; see :meth:`forward`."""
         self._check(chunk)
-        batch, slices = chunk.shape[0], chunk.shape[1] - 2 * SLICE_CONTEXT
+        slices = chunk.shape[1] - 2 * SLICE_CONTEXT
         chunk = chunk.transpose(0, 1)
         targets = chunk[SLICE_CONTEXT:-SLICE_CONTEXT].reshape(-1, 1, *chunk.shape[2:])
         tokens = self.encoder.embed(targets)
@@ -97,20 +139,57 @@ class SamCancerNet(nn.Module):
             tokens, x = exchange(self.encoder.stage(index, tokens), down(x))
             skips.append(x)
         image = self.encoder.embedding(tokens)
-        decoded = self.cnn.decode(skips)
-        features = [image, *decoded[:PROMPT_STAGES]]
+        *shallow, deepest = skips
+        shallow.reverse()
+        features = [image, *self.cnn.decode(deepest, shallow[:PROMPT_STAGES])]
         positions = [self.decoder.positions((f.shape[2], f.shape[3])) for f in features]
         known = None if presence is None else presence.transpose(0, 1).flatten(0, 1)
         rows = self.classes()
-        answers = self.prompts(rows, features, positions, known)
-        given = None if manual is None else manual.by_slice()
-        masks = self.decoder(rows, image, answers.prompts, decoded[-1], given)
-        return NetOutput(
-            *(
-                x.unflatten(0, (slices, batch)).transpose(0, 1)
-                for x in (masks, answers.presence_logits, answers.coarse_logits)
-            )
+        return Look(
+            slices=slices,
+            rows=rows,
+            image=image,
+            decoded=features[-1],
+            skips=tuple(shallow[PROMPT_STAGES:]),
+            answers=self.prompts(rows, features, positions, known),
+            manual=None if manual is None else manual.by_slice(),
         )
+
+    def outline(self, look: Look, wanted: Tensor | None = None) -> Tensor:
+        """Draw the masks, (B, T, K, S, S) logits.
+
+        Args:
+            look: At the slices.
+            wanted: (B, T, K) bool, the slices and classes whose mask is asked for; None asks for
+                all. The others are empty, ``ABSENT_LOGIT``; slices before the first and behind the
+                last wanted one take no time.
+        """
+        if wanted is None:
+            return look.by_chunk(self._outline(look, slice(None), None))
+        pairs = wanted.transpose(0, 1).flatten(0, 1)
+        shape = (*pairs.shape, self.image_size, self.image_size)
+        masks = torch.full(shape, ABSENT_LOGIT, device=look.image.device)
+        places = pairs.any(dim=1).nonzero().flatten().tolist()
+        if places:
+            span = slice(places[0], places[-1] + 1)
+            drawn = self._outline(look, span, pairs[span])
+            masks[span] = drawn.float().masked_fill(~pairs[span, :, None, None], ABSENT_LOGIT)
+        return look.by_chunk(masks)
+
+    def _outline(self, look: Look, span: slice, wanted: Tensor | None) -> Tensor:
+        """Draw the masks of a range of the N slices: (n, K, S, S)."""
+        skips = [skip[span] for skip in look.skips]
+        pixels = self.cnn.decode(look.decoded[span], skips, first=PROMPT_STAGES)[-1]
+        manual = None if look.manual is None else look.manual.map(lambda x: x[span])
+        masks: Tensor = self.decoder(
+            look.rows,
+            look.image[span],
+            look.answers.prompts[span],
+            pixels,
+            manual,
+            wanted=wanted,
+        )
+        return masks
 
     def _check(self, chunk: Tensor) -> None:
         size = self.image_size

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +9,11 @@ from torch import Tensor, nn
 
 from samcancer.config import ModelConfig
 from samcancer.errors import InputError
-from samcancer.modeling import build_model
+from samcancer.modeling import SamCancerNet, build_model
 from samcancer.modeling.engine import (
     ABSENT_LOGIT,
     Member,
-    SlicePrediction,
     gate_logits,
-    predict_case_bits,
     predict_ensemble,
     predict_slices,
     threshold_vector,
@@ -173,11 +173,10 @@ def test_an_ensemble_averages_probabilities_each_in_its_own_window() -> None:
 
 def test_a_class_under_its_presence_threshold_is_gated_in_that_slice_only() -> None:
     logits = torch.ones(2, 3, 4, 4)
-    presence = torch.tensor([[0.2, 0.5, 0.9], [0.8, 0.4, 0.1]])
-    thresholds = torch.tensor([0.3, 0.5, 0.0])
-    gated = gate_logits(SlicePrediction(0, logits, presence), thresholds)
+    present = torch.tensor([[0.2, 0.5, 0.9], [0.8, 0.4, 0.1]]) >= torch.tensor([0.3, 0.5, 0.0])
     expected = torch.tensor([[ABSENT_LOGIT, 1.0, 1.0], [1.0, ABSENT_LOGIT, 1.0]])
-    assert torch.equal(gated, expected[:, :, None, None].expand(2, 3, 4, 4))
+    expected = expected[:, :, None, None].expand(2, 3, 4, 4)
+    assert torch.equal(gate_logits(logits, present), expected)
     assert torch.equal(logits, torch.ones(2, 3, 4, 4))
 
 
@@ -202,18 +201,6 @@ def test_the_real_network_gives_the_same_in_chunks_as_stack_by_stack(interaction
         torch.testing.assert_close(presence, expected_presence, atol=1e-5, rtol=0)
 
 
-def test_case_bits_hold_one_bit_per_class() -> None:
-    model, slices_hu = ToyNet(), padded_slices(5)
-    result = predict_case_bits(
-        model, slices_hu, window_hu=WINDOW_HU, thresholds=torch.zeros(3), batch=2
-    )
-    logits, presence = stack_by_stack(model, slices_hu)
-    expected = sum((logits[:, k] > 0).numpy().astype(np.uint32) << k for k in range(3))
-    assert result.bits.dtype == np.uint32
-    np.testing.assert_array_equal(result.bits, expected)
-    np.testing.assert_allclose(result.presence, presence.numpy(), atol=1e-6)
-
-
 def test_the_training_mode_of_the_network_comes_back() -> None:
     model = ToyNet().train()
     chunks = predict_slices(model, padded_slices(5), window_hu=WINDOW_HU, batch=2)
@@ -232,3 +219,145 @@ def test_arrays_that_are_not_padded_slices_are_refused(shape: tuple[int, ...]) -
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ValueError, match="precision must be one of"):
         predict_slices(ToyNet(), padded_slices(1), window_hu=WINDOW_HU, precision="64-true")
+
+
+def real_network(*, size: int = 64, **options: object) -> SamCancerNet:
+    config = ModelConfig(image_size=size, cnn_width=4, **options)  # type: ignore[arg-type]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build_model(config, CLASSES).eval()
+
+
+def middle_of(presence: Tensor) -> Tensor:
+    """Thresholds that some slices reach and others miss."""
+    return presence.median(dim=0).values
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_presence_first_draws_what_drawing_everything_and_gating_gives(
+    batch: int, flip: bool
+) -> None:
+    model, slices_hu = real_network(), padded_slices(7, size=64)
+    members = [Member(model, WINDOW_HU), Member(real_network(), (-1300.0, 300.0))]
+    for chosen in (members[:1], members):
+        everything, presence = collect(predict_ensemble(chosen, slices_hu, batch=batch, flip=flip))
+        thresholds = middle_of(presence)
+        present = presence >= thresholds
+        assert present.any()
+        assert not present.all()
+        logits, same_presence = collect(
+            predict_ensemble(chosen, slices_hu, batch=batch, flip=flip, thresholds=thresholds)
+        )
+        torch.testing.assert_close(same_presence, presence, atol=1e-6, rtol=0)
+        torch.testing.assert_close(logits[present], everything[present], atol=1e-5, rtol=1e-5)
+        assert (logits[~present] < -10).all()
+
+
+def test_presence_first_draws_only_slices_and_classes_that_are_present() -> None:
+    model, slices_hu = real_network(), padded_slices(7, size=64)
+    _, presence = collect(predict_slices(model, slices_hu, window_hu=WINDOW_HU))
+    drawn: list[int] = []
+    fine: list[int] = []
+    transformer = model.decoder.mask_decoder.transformer
+    transformer.register_forward_hook(lambda _m, args, _o: drawn.append(len(args[0])))
+    model.cnn.ups[-1].register_forward_hook(lambda _m, args, _o: fine.append(len(args[0])))
+    for thresholds in (torch.zeros(3), middle_of(presence), torch.full((3,), 2.0)):
+        drawn.clear(), fine.clear()
+        collect(predict_slices(model, slices_hu, window_hu=WINDOW_HU, thresholds=thresholds))
+        present = presence >= thresholds
+        slices = present.any(dim=1).nonzero().flatten()
+        assert sum(drawn) == present.sum()
+        assert sum(fine) == (slices[-1] - slices[0] + 1 if len(slices) else 0)
+
+
+def test_presence_first_works_on_chunks_of_several_cases() -> None:
+    model, chunk = real_network(), torch.rand(2, 3 + 4, 64, 64)
+    with torch.inference_mode():
+        look, everything = model.look(chunk), model(chunk).mask_logits
+        for wanted in (torch.rand(2, 3, 3) > 0.5, torch.zeros(2, 3, 3, dtype=torch.bool)):
+            masks = model.outline(look, wanted)
+            expected = gate_logits(everything, wanted)
+            torch.testing.assert_close(masks, expected, atol=1e-5, rtol=1e-5)
+
+
+AIR_HU, AT_LOW_END_HU = -1024, -200
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 100])
+@pytest.mark.parametrize(
+    "bright", [(), (0,), (6,), (12,), (3, 4), (2, 9), (0, 12), tuple(range(13))]
+)
+def test_skipping_air_gives_the_same(bright: tuple[int, ...], batch: int) -> None:
+    volume = np.full((13, 12, 12), AIR_HU, np.int16)
+    volume[:, 3] = AT_LOW_END_HU
+    for z in bright:
+        volume[z, 5, 7] = AT_LOW_END_HU + 1 + 10 * z
+    slices_hu = np.pad(volume, ((2, 2), (0, 0), (0, 0)), mode="edge")
+    model, plain = ToyNet(), ToyNet()
+    skipped = collect(predict_slices(model, slices_hu, window_hu=WINDOW_HU, batch=batch))
+    everything = collect(
+        predict_slices(plain, slices_hu, window_hu=WINDOW_HU, batch=batch, skip_air=False)
+    )
+    for found, expected in zip(skipped, everything, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    seen = {t for z in bright for t in range(z - 2, z + 3) if 0 <= t < 13}
+    assert len(seen) <= sum(model.targets_seen) <= sum(plain.targets_seen) + 1
+
+
+def test_air_runs_the_network_once() -> None:
+    model = ToyNet()
+    air = np.full((400 + 4, 12, 12), AIR_HU, np.int16)
+    logits, _ = collect(predict_slices(model, air, window_hu=WINDOW_HU))
+    assert len(logits) == 400
+    assert model.targets_seen == [1]
+
+
+def test_air_is_what_lies_under_the_lowest_window_of_an_ensemble() -> None:
+    members = [Member(ToyNet(seed=1), WINDOW_HU), Member(ToyNet(seed=2), (-1300.0, 300.0))]
+    slices_hu = np.full((9, 12, 12), AIR_HU, np.int16)
+    collect(predict_ensemble(members, slices_hu))
+    assert members[0].model.targets_seen == [5]
+
+
+def test_the_next_chunk_is_read_while_the_network_runs() -> None:
+    reading = threading.Event()
+
+    class Source:
+        shape = (12, 12, 12)
+
+        def __getitem__(self, index: slice) -> np.ndarray:
+            if index.start == 4:
+                reading.set()
+            return padded_slices(8)[index]
+
+    class Waiting(ToyNet):
+        def forward(self, chunk: Tensor, presence: Tensor | None = None) -> Output:
+            assert reading.wait(timeout=60)
+            return super().forward(chunk)
+
+    found = collect(predict_slices(Waiting(), Source(), window_hu=WINDOW_HU, batch=4))
+    expected = stack_by_stack(ToyNet(), padded_slices(8))
+    torch.testing.assert_close(found[0], expected[0], atol=1e-5, rtol=0)
+
+
+def test_an_error_of_the_reader_reaches_the_caller() -> None:
+    class Broken:
+        shape = (12, 12, 12)
+
+        def __getitem__(self, index: slice) -> np.ndarray:
+            if index.start:
+                raise InputError("is damaged")
+            return padded_slices(8)[index]
+
+    with pytest.raises(InputError, match="is damaged"):
+        collect(predict_slices(ToyNet(), Broken(), window_hu=WINDOW_HU, batch=4))
+
+
+def test_slices_may_be_a_tensor_on_its_device_already() -> None:
+    slices_hu = padded_slices(6)
+    found = collect(
+        predict_slices(ToyNet(), torch.from_numpy(slices_hu), window_hu=WINDOW_HU, batch=4)
+    )
+    expected = stack_by_stack(ToyNet(), slices_hu)
+    torch.testing.assert_close(found[0], expected[0], atol=1e-5, rtol=0)

@@ -51,7 +51,10 @@ def test_cnn_branch() -> None:
         x = down(x)
         skips.append(x)
         assert shapes(x) == [(N, factor * W, S // factor, S // factor)]
-    ups = cnn.decode(skips)
+    *shallow, deepest = skips
+    ups = cnn.decode(deepest, shallow[::-1])
+    again = cnn.decode(ups[1], shallow[1::-1], first=2)
+    assert all(torch.equal(x, y) for x, y in zip(again, ups[2:], strict=True))
     assert shapes(*ups) == [(N, f * W, S // f, S // f) for f in (8, 4, 2, 1)]
 
 

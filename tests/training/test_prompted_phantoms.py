@@ -12,7 +12,7 @@ from scipy import ndimage
 from samcancer.commands import run_verb
 from samcancer.config import Config, DataConfig, ModelConfig, TrainConfig
 from samcancer.data.case_store import CaseStore
-from samcancer.modeling.engine import predict_case_bits
+from samcancer.modeling.engine import predict_slices
 from samcancer.modeling.manual_prompts import BOX_FIRST, BOX_SECOND, SlicePrompt
 from samcancer.training.checkpoint import load_checkpoint
 from samcancer.training.run import RunOptions, train_final
@@ -68,14 +68,14 @@ def test_a_box_on_a_phantom_lesion_raises_its_dice(tmp_path: Path) -> None:
         k = int(np.log2(bits.max()))  # each data set annotates one class
         reference = bits > 0
         for prompts, scores in (([], alone), (boxes_of(reference, k), boxed)):
-            found = predict_case_bits(
+            chunks = predict_slices(
                 loaded.model,
                 PaddedSlices(store, case_id),
                 window_hu=config.data.inference_window_hu,
                 thresholds=torch.full((len(store.class_names),), 0.5),
                 prompts=prompts,
-            ).bits
-            predicted = found >> np.uint32(k) & 1 > 0
+            )
+            predicted = np.concatenate([(chunk.logits[:, k] > 0).numpy() for chunk in chunks])
             both = (predicted & reference).sum()
             scores.append(2 * both / (predicted.sum() + reference.sum()))
     print(f"Dice without boxes {np.round(alone, 3)}, with {np.round(boxed, 3)}")
