@@ -45,7 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
-        "--batch", type=_positive, default=8, metavar="N", help="slices per chunk (default 8)"
+        "--batch",
+        type=_positive,
+        metavar="N",
+        help="slices per chunk (default 8, on a GPU 16, or what --budget allows)",
+    )
+    parser.add_argument(
+        "--budget",
+        metavar="SIZE",
+        help="memory to do with, such as 4GB: on a GPU a cap, on a CPU what a scan adds",
+    )
+    parser.add_argument(
+        "--skip-air",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run the network once for all slices without a voxel above the window; same masks",
     )
     parser.add_argument("--precision", choices=_PRECISIONS, default="32-true")
     parser.add_argument("--tta", action="store_true", help="average with the mirrored scan")
@@ -130,7 +144,12 @@ def run(args: argparse.Namespace) -> int:
     require_known_classes(prompts, ensemble.class_names)
     options = InferenceOptions(
         engine=EngineOptions(
-            device=device, batch=args.batch, precision=args.precision, flip=args.tta
+            device=device,
+            batch=args.batch,
+            budget_bytes=_budget(args.budget, device),
+            precision=args.precision,
+            flip=args.tta,
+            skip_air=args.skip_air,
         ),
         read=ReadOptions(
             affine=args.affine, nan_fill=args.nan_fill, nearest_rotation=args.nearest_rotation
@@ -150,6 +169,18 @@ def run(args: argparse.Namespace) -> int:
             on_slices=progress.on_slices,
         )
     return _summary(result)
+
+
+def _budget(text: str | None, device: str) -> int | None:
+    """Return the bytes to do with; on a GPU nothing beyond can be had any more."""
+    from samcancer.inference.budget import cap_gpu_memory, parse_bytes
+
+    if text is None:
+        return None
+    budget_bytes = parse_bytes(text)
+    if device == "cuda":
+        cap_gpu_memory(budget_bytes)
+    return budget_bytes
 
 
 def _question(args: argparse.Namespace) -> Question | None:

@@ -49,9 +49,6 @@ PROBABILITY_FOLDER = "probabilities"
 _DEFAULT_SUFFIX = ".nii.gz"
 """Of the mask of a scan that is a DICOM folder."""
 
-_CHUNK_BYTES_PER_PIXEL = 16
-"""Working memory of a chunk for each of its pixels on the scan's grid."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceOptions:
@@ -113,7 +110,7 @@ def segment_scan(
     geometry, source = ct.geometry, _Source(ct.source_sha256, tuple(ct.warnings))
     seconds = {"read": time.perf_counter() - started}
     require_writable_folder(output, needed_bytes=_output_bytes(geometry, ensemble, options))
-    _log_estimate(case_id, geometry, ensemble, options)
+    _log.info("%s: %d slices of %d x %d", case_id, *geometry.shape)
     mask_path = output / (case_id + _mask_suffix(scan))
     with _probability_arrays(output, case_id, geometry, ensemble, options) as probabilities:
         prediction = _predict(ct, ensemble, options, prompts, probabilities, on_slices)
@@ -346,20 +343,3 @@ def _output_bytes(geometry: Geometry, ensemble: Ensemble, options: InferenceOpti
     classes = len(ensemble.classes)
     per_voxel = 1 + classes * (int(options.per_class) + (2 + 4) * int(options.probabilities))
     return voxels * per_voxel
-
-
-def _log_estimate(
-    case_id: str, geometry: Geometry, ensemble: Ensemble, options: InferenceOptions
-) -> None:
-    slices, rows, columns = geometry.shape
-    maps = 1 if all(spec.kind == "lesion" for spec in ensemble.classes) else 2
-    volume = slices * rows * columns * (2 + maps)
-    chunk = options.engine.batch * rows * columns * _CHUNK_BYTES_PER_PIXEL
-    _log.info(
-        "%s: %d slices of %d x %d, about %.0f MB for the scan and its masks",
-        case_id,
-        slices,
-        rows,
-        columns,
-        (volume + chunk) / 1e6,
-    )

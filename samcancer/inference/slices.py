@@ -1,17 +1,20 @@
 """A scan's slices on the stack grid, resized only when the network asks for them.
 
 Arrays are (slice, row, column) in canonical orientation. Padded slice z + 2 is slice z of the scan;
-the end slices are repeated twice, as in the case store.
+the end slices are repeated twice, as in the case store. For a GPU the slices are resized there, by
+dense products in place of sparse ones: the same to a rounding of 1 HU.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from samcancer.config import SLICE_CONTEXT
 from samcancer.geometry import Geometry
-from samcancer.inplane import InPlaneGrid, resize_slices
+from samcancer.inplane import AIR_HU, InPlaneGrid, resize_slices
 
 
 def grid_of(canonical_geometry: Geometry, size: int) -> InPlaneGrid:
@@ -30,32 +33,49 @@ def grid_of(canonical_geometry: Geometry, size: int) -> InPlaneGrid:
 class ResizedSlices:
     """Padded slices (Z + 4, S, S) int16; each slice is resized once when read in order."""
 
-    def __init__(self, volume_hu: NDArray[np.int16], grid: InPlaneGrid) -> None:
+    def __init__(
+        self, volume_hu: NDArray[np.int16], grid: InPlaneGrid, *, on_device: str | None = None
+    ) -> None:
         """Take the scan.
 
         Args:
             volume_hu: (Z, rows, columns), Z >= 1; may be a strided view, is never copied whole.
             grid: Its in-plane grid.
+            on_device: Resize there; None resizes on the host.
         """
         self._volume_hu = volume_hu
         self._grid = grid
-        self._recent: dict[int, NDArray[np.int16]] = {}
+        self._device = on_device
+        self._matrices: list[Tensor] = []
+        if on_device is not None:
+            matrices = grid.image_matrices()
+            self._matrices = [torch.from_numpy(m.copy()).to(on_device) for m in matrices]
+        self._recent: dict[int, Tensor] = {}
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(Z + 4, S, S)."""
         return (len(self._volume_hu) + 2 * SLICE_CONTEXT, self._grid.size, self._grid.size)
 
-    def __getitem__(self, index: slice, /) -> NDArray[np.int16]:
+    def __getitem__(self, index: slice, /) -> Tensor:
         """Return the padded slices of a contiguous range."""
         padded = range(*index.indices(self.shape[0]))
         wanted = [min(max(p - SLICE_CONTEXT, 0), len(self._volume_hu) - 1) for p in padded]
-        self._recent = {
-            z: self._recent[z] if z in self._recent else self._resized(z)
-            for z in dict.fromkeys(wanted)
-        }
-        return np.stack([self._recent[z] for z in wanted])
+        recent = {z: self._recent[z] for z in wanted if z in self._recent}
+        new = [z for z in dict.fromkeys(wanted) if z not in recent]
+        if new:
+            resized = self._resized(self._volume_hu[new[0] : new[-1] + 1])
+            recent |= dict(zip(range(new[0], new[-1] + 1), resized, strict=True))
+        self._recent = recent
+        return torch.stack([recent[z] for z in wanted])
 
-    def _resized(self, z: int) -> NDArray[np.int16]:
-        resized: NDArray[np.int16] = resize_slices(self._volume_hu[z : z + 1], self._grid)[0]
-        return resized
+    def _resized(self, slices_hu: NDArray[np.int16]) -> Tensor:
+        if self._device is None:
+            return torch.from_numpy(resize_slices(slices_hu, self._grid))
+        row, column = self._matrices
+        host = torch.from_numpy(np.ascontiguousarray(slices_hu))
+        if row.is_cuda:
+            host = host.pin_memory()
+        above_air = host.to(self._device, non_blocking=True).float() - AIR_HU
+        whole = row @ above_air @ column.T + AIR_HU
+        return whole.round().clamp(-32768, 32767).short()

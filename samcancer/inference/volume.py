@@ -11,6 +11,7 @@ Arrays are (slice, row, column) in canonical orientation; label k + 1 is class k
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,10 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from samcancer.inference.budget import memory_need, plan_batch
 from samcancer.inference.slices import ResizedSlices
 from samcancer.inplane import InPlaneGrid
 from samcancer.modeling.engine import Member, SlicePrediction, predict_ensemble
 from samcancer.modeling.manual_prompts import SlicePrompt
+
+_log = logging.getLogger(__name__)
 
 _HALF = 0.0
 """Logit of the probability 0.5."""
@@ -33,8 +37,10 @@ class EngineOptions:
     """How the network is run."""
 
     device: str = "cpu"
-    batch: int = 8
-    """Slices per chunk."""
+    batch: int | None = None
+    """Slices per chunk; None chooses."""
+    budget_bytes: int | None = None
+    """Memory that the choice has to do with; None is no limit."""
     precision: str = "32-true"
     flip: bool = False
     """Test-time augmentation: also predict the left-right mirrored scan and average."""
@@ -82,14 +88,26 @@ def predict_volume(
     """
     presence = np.zeros((len(volume_hu), len(is_lesion)), dtype=np.float32)
     device = torch.device(options.device)
+    on_device = options.device if device.type == "cuda" else None
+    need = memory_need(
+        members,
+        volume_hu.shape,
+        size=grid.size,
+        class_count=len(is_lesion),
+        label_maps=1 if maps.organs is None else 2,
+        views=2 if options.flip else 1,
+        device=device.type,
+    )
+    batch = options.batch or plan_batch(need, budget_bytes=options.budget_bytes, device=device.type)
+    _log.info("%d slices a chunk, about %.0f MB", batch, need.of(batch) / 1e6)
     row, column = (torch.from_numpy(m.copy()).to(device) for m in grid.logit_matrices())
     lesion_classes = [k for k, lesion in enumerate(is_lesion) if lesion]
     organ_classes = [k for k, lesion in enumerate(is_lesion) if not lesion]
     thresholds = thresholds.to(device)
     for chunk in predict_ensemble(
         members,
-        ResizedSlices(volume_hu, grid),
-        batch=options.batch,
+        ResizedSlices(volume_hu, grid, on_device=on_device),
+        batch=batch,
         device=device,
         precision=options.precision,
         flip=options.flip,

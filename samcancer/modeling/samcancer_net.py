@@ -38,6 +38,13 @@ PROMPT_STAGES = 2
 """Up stages whose features the class prompts pool, beside the image embedding."""
 
 
+_WORKING_MAPS = 8.5
+"""Full-resolution feature maps of the CNN that fit into the memory of a target slice; a test
+compares."""
+
+_HELD_MAPS = 2.0
+
+
 class NetOutput(NamedTuple):
     """Logits of a chunk of T target slices and K classes."""
 
@@ -102,6 +109,21 @@ class SamCancerNet(nn.Module):
         self.classes = classes
         self.prompts = prompts
         self.decoder = decoder
+
+    @property
+    def slice_bytes(self) -> int:
+        """Working memory at inference for one target slice of a chunk and one class, float32."""
+        encoding: int = self.encoder.working_bytes(self.image_size) + self.look_bytes
+        return max(round(_WORKING_MAPS * self._map_bytes), encoding)
+
+    @property
+    def look_bytes(self) -> int:
+        """Of a target slice, what a :class:`Look` keeps for the outline."""
+        return round(_HELD_MAPS * self._map_bytes)
+
+    @property
+    def _map_bytes(self) -> int:
+        return 4 * self.image_size**2 * self.cnn.channels[0]
 
     def forward(
         self,

@@ -6,6 +6,7 @@ import torch
 from inference_fakes import WINDOW_HU, Output, ThresholdNet
 from torch import Tensor
 
+from samcancer.inference.budget import memory_need
 from samcancer.inference.slices import ResizedSlices
 from samcancer.inference.volume import EngineOptions, LabelMaps, predict_volume
 from samcancer.inplane import InPlaneGrid, resize_slices
@@ -150,3 +151,36 @@ def test_lazily_resized_slices_are_the_resized_scan_with_its_ends_repeated(
     for start in range(len(whole)):
         for stop in range(start + 1, len(whole) + 1):
             np.testing.assert_array_equal(lazy[start:stop], whole[start:stop])
+
+
+def test_slices_resized_on_the_device_are_those_of_the_host_to_a_rounding() -> None:
+    volume = np.random.default_rng(1).integers(-1000, 900, (7, 30, 40)).astype(np.int16)
+    host, device = ResizedSlices(volume, GRID), ResizedSlices(volume, GRID, on_device="cpu")
+    for start, stop in ((0, 4), (2, 9), (7, 11)):
+        difference = device[start:stop].int() - host[start:stop].int()
+        assert difference.abs().max() <= 1
+        assert (difference != 0).float().mean() < 0.01
+
+
+def test_a_budget_decides_the_length_of_a_chunk() -> None:
+    told: list[int] = []
+    need = memory_need(
+        [Member(ThresholdNet((200.0,)), WINDOW_HU)],
+        scan().shape,
+        size=GRID.size,
+        class_count=1,
+        label_maps=1,
+        views=1,
+        device="cpu",
+    )
+    predict_volume(
+        [Member(ThresholdNet((200.0,)), WINDOW_HU)],
+        scan(),
+        grid=GRID,
+        is_lesion=(True,),
+        thresholds=torch.zeros(1),
+        maps=maps(scan()),
+        options=EngineOptions(budget_bytes=need.of(5)),
+        on_slices=told.append,
+    )
+    assert told == [5, 1]

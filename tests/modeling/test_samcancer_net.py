@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from live_memory import peak_bytes
 from torch import Tensor
 
 from samcancer.config import ModelConfig
@@ -217,3 +218,28 @@ def test_an_unknown_encoder_is_refused_naming_the_known() -> None:
         InputError, match=r"unknown encoder 'resnet'.*vit_tiny, medsam_lite, sam_vit_b"
     ):
         build_model(ModelConfig(encoder="resnet"), ["a"])
+
+
+@pytest.mark.parametrize(
+    ("encoder", "size", "width", "classes"),
+    [
+        ("vit_tiny", 96, 12, 1),
+        ("vit_tiny", 128, 32, 4),
+        ("sam_vit_b", 256, 48, 1),
+        ("sam_vit_b", 256, 8, 1),
+        ("medsam_lite", 128, 16, 1),
+    ],
+)
+def test_the_memory_of_a_slice_is_known_beforehand(
+    encoder: str, size: int, width: int, classes: int
+) -> None:
+    config = ModelConfig(encoder=encoder, image_size=size, cnn_width=width)
+    with torch.device("meta"):
+        model = build_model(config, [f"class_{k}" for k in range(classes)]).eval()
+
+    def run(targets: int) -> None:
+        model.outline(model.look(torch.zeros(1, targets + 4, size, size, device="meta")))
+
+    measured = (peak_bytes(lambda: run(5)) - peak_bytes(lambda: run(1))) / 4
+    # attention is not fused on meta, so a little less may be right
+    assert 0.85 * measured <= model.slice_bytes <= 1.6 * measured, measured

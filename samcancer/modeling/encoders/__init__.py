@@ -38,6 +38,9 @@ class Encoder(Protocol):
     embedding_stride: int
     """Pixels along the side of a place of the image embedding."""
 
+    def working_bytes(self, image_size: int) -> int:
+        """Return about how much memory an image takes at inference, beside the weights."""
+
     def embed(self, images: Tensor) -> Tensor:
         """(B, 1, S, S) in [0, 1] -> tokens (B, h, w, D)."""
 

@@ -43,6 +43,9 @@ INPUT_CHANNELS = 3
 _EXPANSION = 4
 _BATCH_NORM_EPS = 1e-5
 
+_HIDDEN_COPIES = 2.8
+"""Times the first block's hidden layer is held at once, which is most of the memory."""
+
 _CONV_SUFFIX = ".c.weight"
 _NORM_SUFFIXES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -88,6 +91,10 @@ class TinyVit(nn.Module):
         """(B, S/4, S/4, 320) -> image embedding (B, 256, S/4, S/4)."""
         image: Tensor = self.neck(_first(tokens))
         return image
+
+    def working_bytes(self, image_size: int) -> int:
+        """Return about how much memory an image takes at inference, float32."""
+        return round(4 * _HIDDEN_COPIES * _EXPANSION * DIMS[0] * image_size**2)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 1, S, S) in [0, 1] -> image embedding (B, 256, S/4, S/4)."""

@@ -34,6 +34,12 @@ _INIT_STD = 0.02
 
 _NORM_EPS = 1e-6
 
+_TOKEN_COPIES = 12
+"""Times the tokens are held at once: themselves, queries, keys, values, the MLP's hidden layer."""
+
+_BIAS_COPIES = 11
+"""Times the positions' bias of the attention is held at once, where attention is not fused."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VitShape:
@@ -97,7 +103,7 @@ class ImageEncoder(nn.Module):
     def stage(self, index: int, tokens: Tensor) -> Tensor:
         """Run one quarter of the blocks: (B, h, w, D) -> (B, h, w, D)."""
         size = len(self.blocks) // STAGES
-        for block in self.blocks[index * size : (index + 1) * size]:
+        for block in self._blocks()[index * size : (index + 1) * size]:
             tokens = block(tokens)
         return tokens
 
@@ -106,12 +112,22 @@ class ImageEncoder(nn.Module):
         image: Tensor = self.neck(tokens.permute(0, 3, 1, 2))
         return image
 
+    def working_bytes(self, image_size: int) -> int:
+        """Return about how much memory an image takes at inference, float32."""
+        tokens = (image_size // PATCH_SIZE) ** 2
+        largest: int = max(block.window for block in self._blocks()) ** 2
+        bias = self.shape.heads * largest * max(tokens, largest)
+        return 4 * (_TOKEN_COPIES * tokens * self.shape.dim + _BIAS_COPIES * bias)
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, 1, S, S) in [0, 1] -> image embedding (B, E, S/16, S/16)."""
         tokens = self.embed(images)
         for index in range(STAGES):
             tokens = self.stage(index, tokens)
         return self.embedding(tokens)
+
+    def _blocks(self) -> list[Block]:
+        return list(self.blocks)  # type: ignore[arg-type]  # a ModuleList forgets the type
 
     def _initialise(self) -> None:
         nn.init.trunc_normal_(self.pos_embed, std=_INIT_STD)

@@ -1,0 +1,117 @@
+"""What a scan takes in memory, and the slices a chunk may have within a budget.
+
+On a GPU a budget is about the device: the networks' weights and one chunk. On a CPU it is about
+everything a scan adds to the running program: weights, scan, label maps and one chunk. The read,
+checked and written files take up to twice the scan on top for a moment, in host memory.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from samcancer.errors import InputError
+from samcancer.modeling.engine import Member
+
+DEFAULT_BATCH = {"cpu": 8, "cuda": 16}
+"""Slices per chunk where nothing else is said."""
+
+MAX_BATCH = 64
+"""Longer chunks save nothing any more."""
+
+_MAP_BYTES_PER_PIXEL = 24
+"""Working memory of putting a chunk's logits onto the scan's pixels, per slice."""
+
+_UNITS = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+_SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(_UNITS)})", re.IGNORECASE)
+
+
+class MemoryNeed(NamedTuple):
+    """Bytes that segmenting one scan takes."""
+
+    fixed: int
+    """Whatever the length of a chunk."""
+    per_slice: int
+    """More for every target slice of a chunk."""
+
+    def of(self, batch: int) -> int:
+        """Return the bytes with ``batch`` slices a chunk."""
+        return self.fixed + batch * self.per_slice
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes of "4GB" or "512 MiB".
+
+    Raises:
+        InputError: When it is not a size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"{text!r} is not a size", mend="write it like 4GB or 512MiB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def memory_need(
+    members: Sequence[Member],
+    shape: Sequence[int],
+    *,
+    size: int,
+    class_count: int,
+    label_maps: int,
+    views: int,
+    device: str,
+) -> MemoryNeed:
+    """Return what a scan needs on a device.
+
+    Args:
+        members: The networks.
+        shape: (Z, rows, columns) of the scan.
+        size: In-plane size S of the networks.
+        class_count: K.
+        label_maps: uint8 maps that are filled.
+        views: Times a chunk is looked at by each network: 2 with mirroring.
+        device: ``cpu`` or ``cuda``.
+    """
+    slices, rows, columns = shape
+    weights = sum(_weight_bytes(member) for member in members)
+    scan = 0 if device == "cuda" else slices * rows * columns * (2 + label_maps)
+    nets: list[Any] = [member.model for member in members]
+    working = max(int(getattr(net, "slice_bytes", 0)) for net in nets)
+    held = (len(members) * views - 1) * max(int(getattr(net, "look_bytes", 0)) for net in nets)
+    logits = 4 * size * size * class_count * (2 if len(members) * views > 1 else 1)
+    on_grid = rows * columns * _MAP_BYTES_PER_PIXEL
+    return MemoryNeed(weights + scan, working + held + logits + on_grid)
+
+
+def plan_batch(need: MemoryNeed, *, budget_bytes: int | None, device: str) -> int:
+    """Return the slices per chunk.
+
+    Raises:
+        InputError: When the budget is too small for a single slice.
+    """
+    if budget_bytes is None:
+        return DEFAULT_BATCH[device]
+    fitting = (budget_bytes - need.fixed) // max(need.per_slice, 1)
+    if fitting < 1:
+        least_mb = math.ceil(need.of(1) / 1e6)
+        raise InputError(
+            f"a budget of {budget_bytes / 1e6:.0f} MB is too small for this scan and model",
+            mend=f"allow at least --budget {least_mb}MB",
+        )
+    return min(fitting, MAX_BATCH)
+
+
+def cap_gpu_memory(budget_bytes: int) -> None:
+    """Let this process have no more than so much of the GPU's memory; torch refuses beyond."""
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, budget_bytes / total))
+
+
+def _weight_bytes(member: Member) -> int:
+    tensors = [*member.model.parameters(), *member.model.buffers()]
+    return sum(tensor.nbytes for tensor in tensors)
