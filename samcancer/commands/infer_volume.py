@@ -135,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
     from samcancer.volume_io import ReadOptions
 
     device = _device(args.device, args.precision)
+    budget_bytes = _budget(args.budget, device)
     require_writable_folder(args.output)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
@@ -146,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
         engine=EngineOptions(
             device=device,
             batch=args.batch,
-            budget_bytes=_budget(args.budget, device),
+            budget_bytes=budget_bytes,
             precision=args.precision,
             flip=args.tta,
             skip_air=args.skip_air,

@@ -1,11 +1,17 @@
-"""Segment many scans with one loaded model; a scan that fails does not stop the others."""
+"""Segment many scans with one loaded model; a scan that fails does not stop the others.
+
+While the network works on a scan, the next one is read and the mask of the last one is written.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from samcancer.errors import InputError
 from samcancer.files import folder_lock, remove_stale_temporaries, require_writable_folder
@@ -15,8 +21,12 @@ from samcancer.inference.scan import (
     PER_CLASS_FOLDER,
     PROBABILITY_FOLDER,
     InferenceOptions,
+    OpenScan,
+    Prediction,
     finished_report,
-    segment_scan,
+    open_scan,
+    predict_scan,
+    write_prediction,
 )
 from samcancer.volume_io import find_volumes, strip_volume_suffix
 from samcancer.volume_io.formats import volume_suffix
@@ -93,38 +103,112 @@ def segment_scans(
         InputError: When the output folder cannot be written, or another process writes to it.
     """
     require_writable_folder(output)
-    result = BatchResult()
-    with folder_lock(output, purpose="infer-volume"):
+    steps = _Steps(scans, output, ensemble, options, prompts or {}, skip_finished)
+    with (
+        folder_lock(output, purpose="infer-volume"),
+        ThreadPoolExecutor(1, "read-scan") as reader,
+        ThreadPoolExecutor(1, "write-mask") as writer,
+    ):
         _remove_stale_files(output)
-        for case_id, scan in scans.items():
+        case_ids = list(scans)
+        opening = reader.submit(steps.open, case_ids[0])
+        finishing: Future[None] | None = None
+        for case_id, following in zip(case_ids, [*case_ids[1:], None], strict=True):
             on_case(case_id)
-            case_prompts = (prompts or {}).get(case_id, NO_PROMPTS)
-            try:
-                if skip_finished and finished_report(
-                    scan,
-                    output,
-                    case_id=case_id,
-                    ensemble=ensemble,
-                    options=options,
-                    prompts=case_prompts,
-                ):
-                    result.skipped.append(case_id)
-                    continue
-                segment_scan(
-                    scan,
-                    output,
-                    case_id=case_id,
-                    ensemble=ensemble,
-                    options=options,
-                    prompts=case_prompts,
-                    on_slices=on_slices,
-                )
-                result.finished.append(case_id)
-            except Exception as error:
-                result.failures[case_id] = _one_line(error)
-                _log.error("%s failed: %s", case_id, result.failures[case_id])
-                _log.debug("traceback of %s", case_id, exc_info=True)
-    return result
+            opening.result()
+            if following is not None:
+                opening = reader.submit(steps.open, following)
+            steps.predict(case_id, on_slices)
+            if finishing is not None:
+                finishing.result()
+            finishing = writer.submit(steps.finish, case_id)
+    return steps.result
+
+
+@dataclass
+class _Steps:
+    """The steps of every scan, each in its own thread, and what waits between them.
+
+    At most three scans are under way: one is read, one predicted, one written.
+    """
+
+    scans: Mapping[str, Path]
+    output: Path
+    ensemble: Ensemble
+    options: InferenceOptions
+    prompts: Mapping[str, CasePrompts]
+    skip_finished: bool
+    result: BatchResult = field(default_factory=BatchResult)
+    _waiting: dict[str, OpenScan | Prediction | Exception | None] = field(default_factory=dict)
+    """Case id -> what its last step gave; None for a case that is finished already."""
+
+    def open(self, case_id: str) -> None:
+        """Read the scan, unless its mask is finished."""
+        self._advance(case_id, self._open)
+
+    def predict(self, case_id: str, on_slices: Callable[[int], None]) -> None:
+        """Predict what was read."""
+        self._advance(case_id, partial(self._predict, on_slices=on_slices))
+
+    def finish(self, case_id: str) -> None:
+        """Write what was predicted, and note how the case went."""
+        self._advance(case_id, self._write)
+        outcome = self._waiting.pop(case_id)
+        if isinstance(outcome, Exception):
+            self.result.failures[case_id] = _one_line(outcome)
+            _log.error("%s failed: %s", case_id, self.result.failures[case_id])
+            _log.debug("traceback of %s", case_id, exc_info=outcome)
+        elif outcome is None:
+            self.result.skipped.append(case_id)
+        else:
+            self.result.finished.append(case_id)
+
+    def _advance(self, case_id: str, step: Callable[[str, Any], Any]) -> None:
+        """Hand on what waits to the next step; a failure takes its place."""
+        try:
+            self._waiting[case_id] = step(case_id, self._waiting.pop(case_id, None))
+        except Exception as error:
+            self._waiting[case_id] = error
+
+    def _open(self, case_id: str, _: None) -> OpenScan | None:
+        finished = self.skip_finished and finished_report(
+            self.scans[case_id],
+            self.output,
+            case_id=case_id,
+            ensemble=self.ensemble,
+            options=self.options,
+            prompts=self._prompts(case_id),
+        )
+        return None if finished else open_scan(self.scans[case_id], self.options)
+
+    def _predict(
+        self, case_id: str, opened: Any, *, on_slices: Callable[[int], None]
+    ) -> Prediction | Exception | None:
+        if not isinstance(opened, OpenScan):
+            return opened  # type: ignore[no-any-return]
+        return predict_scan(
+            opened,
+            self.scans[case_id],
+            self.output,
+            case_id=case_id,
+            ensemble=self.ensemble,
+            options=self.options,
+            prompts=self._prompts(case_id),
+            on_slices=on_slices,
+        )
+
+    def _write(self, case_id: str, prediction: Any) -> Prediction | Exception | None:
+        if isinstance(prediction, Prediction):
+            write_prediction(
+                prediction,
+                ensemble=self.ensemble,
+                options=self.options,
+                prompts=self._prompts(case_id),
+            )
+        return prediction  # type: ignore[no-any-return]
+
+    def _prompts(self, case_id: str) -> CasePrompts:
+        return self.prompts.get(case_id, NO_PROMPTS)
 
 
 def _scans_of(given: Path) -> list[Path]:

@@ -12,8 +12,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,22 +62,39 @@ class InferenceOptions:
     """Also write each class's probabilities, before presence gating and post-processing."""
 
 
-class _Source(NamedTuple):
+class OpenScan(NamedTuple):
+    """A scan that has been read."""
+
+    ct: CtVolume
+    seconds: float
+    """Time that reading took."""
+
+
+class _Case(NamedTuple):
     """What is reported about a scan after its voxels are let go."""
 
+    case_id: str
+    mask: Path
+    reference: Path | None
+    """File whose grid the mask takes over bit for bit; None where the scan is no single file."""
+    geometry: Geometry
     sha256: str
     warnings: tuple[str, ...]
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Prediction:
-    """Label maps in the scan's own orientation, and what is reported about them."""
+class Prediction:
+    """Label maps in the scan's own orientation, not written yet."""
 
+    case: _Case
     labels: NDArray[np.uint8]
     organs: NDArray[np.uint8] | None
+    probabilities: Sequence[NDArray[np.float16]]
     presence: NDArray[np.float32]
     results: tuple[ClassResult, ...]
-    seconds: dict[str, float]
+    scratch: contextlib.ExitStack
+    """Removes the file behind the probabilities when it is closed."""
 
 
 def segment_scan(
@@ -105,36 +122,88 @@ def segment_scan(
         InputError: When the scan or a prompt cannot be used, or the output folder cannot take the
             result.
     """
+    prediction = predict_scan(
+        open_scan(scan, options),
+        scan,
+        output,
+        case_id=case_id,
+        ensemble=ensemble,
+        options=options,
+        prompts=prompts,
+        on_slices=on_slices,
+    )
+    return write_prediction(prediction, ensemble=ensemble, options=options, prompts=prompts)
+
+
+def open_scan(scan: Path, options: InferenceOptions) -> OpenScan:
+    """Read a scan: the first of the three steps of :func:`segment_scan`."""
     started = time.perf_counter()
-    ct = read_ct(scan, options.read)
-    geometry, source = ct.geometry, _Source(ct.source_sha256, tuple(ct.warnings))
-    seconds = {"read": time.perf_counter() - started}
-    require_writable_folder(output, needed_bytes=_output_bytes(geometry, ensemble, options))
-    _log.info("%s: %d slices of %d x %d", case_id, *geometry.shape)
-    mask_path = output / (case_id + _mask_suffix(scan))
-    with _probability_arrays(output, case_id, geometry, ensemble, options) as probabilities:
-        prediction = _predict(ct, ensemble, options, prompts, probabilities, on_slices)
-        del ct
-        started = time.perf_counter()
-        _write_extras(mask_path, case_id, prediction, probabilities, geometry, ensemble, options)
-        reference = None if scan.is_dir() else scan
-        write_labels(mask_path, prediction.labels, geometry, reference=reference)
-    seconds = {**seconds, **prediction.seconds, "write": time.perf_counter() - started}
+    return OpenScan(read_ct(scan, options.read), time.perf_counter() - started)
+
+
+def predict_scan(
+    opened: OpenScan,
+    scan: Path,
+    output: Path,
+    *,
+    case_id: str,
+    ensemble: Ensemble,
+    options: InferenceOptions,
+    prompts: CasePrompts = NO_PROMPTS,
+    on_slices: Callable[[int], None] = lambda _: None,
+) -> Prediction:
+    """Predict and post-process: the second step; see :func:`segment_scan`."""
+    ct = opened.ct
+    require_writable_folder(output, needed_bytes=_output_bytes(ct.geometry, ensemble, options))
+    _log.info("%s: %d slices of %d x %d", case_id, *ct.geometry.shape)
+    case = _Case(
+        case_id=case_id,
+        mask=output / (case_id + _mask_suffix(scan)),
+        reference=None if scan.is_dir() else scan,
+        geometry=ct.geometry,
+        sha256=ct.source_sha256,
+        warnings=tuple(ct.warnings),
+        seconds={"read": opened.seconds},
+    )
+    with contextlib.ExitStack() as stack:
+        arrays = _probability_arrays(output, case_id, ct.geometry, ensemble, options)
+        probabilities = stack.enter_context(arrays)
+        prediction = _predict(ct, case, ensemble, options, prompts, probabilities, on_slices)
+        return replace(prediction, scratch=stack.pop_all())
+
+
+def write_prediction(
+    prediction: Prediction,
+    *,
+    ensemble: Ensemble,
+    options: InferenceOptions,
+    prompts: CasePrompts = NO_PROMPTS,
+) -> dict[str, Any]:
+    """Write the mask and then the report, and return it: the last step; see :func:`segment_scan`.
+
+    The prediction cannot be used afterwards.
+    """
+    started = time.perf_counter()
+    case = prediction.case
+    with prediction.scratch:
+        _write_extras(prediction, ensemble, options)
+        write_labels(case.mask, prediction.labels, case.geometry, reference=case.reference)
+    seconds = {**case.seconds, "write": time.perf_counter() - started}
     report = {
         "format_version": REPORT_VERSION,
-        "case": case_id,
+        "case": case.case_id,
         "labels": {"background": 0, **{n: k + 1 for k, n in enumerate(ensemble.class_names)}},
-        "classes": _class_reports(prediction, geometry, ensemble),
-        "mask": {"file": mask_path.name, "sha256": sha256_of(mask_path)},
-        "input": {"sha256": source.sha256, "geometry": geometry.to_dict()},
+        "classes": _class_reports(prediction, ensemble),
+        "mask": {"file": case.mask.name, "sha256": sha256_of(case.mask)},
+        "input": {"sha256": case.sha256, "geometry": case.geometry.to_dict()},
         "model": _model_report(ensemble),
         "prompts": len(prompts.given) + (prompts.mask is not None),
         "request": request_sha256(ensemble, options, prompts),
         "software": f"samcancer {__version__}",
-        "warnings": list(source.warnings),
+        "warnings": list(case.warnings),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
-    write_json_atomic(_report_path(output, case_id), report)
+    write_json_atomic(_report_path(case.mask.parent, case.case_id), report)
     return report
 
 
@@ -205,13 +274,14 @@ def _mask_suffix(scan: Path) -> str:
 
 def _predict(
     ct: CtVolume,
+    case: _Case,
     ensemble: Ensemble,
     options: InferenceOptions,
     prompts: CasePrompts,
     probabilities: list[NDArray[np.float16]],
     on_slices: Callable[[int], None],
-) -> _Prediction:
-    """Predict and post-process; views in canonical orientation write into the scan's own."""
+) -> Prediction:
+    """Views in canonical orientation write into the scan's own."""
     started = time.perf_counter()
     volume_hu, canonical_geometry, _ = canonicalise(ct.hu, ct.geometry)
     is_lesion = [spec.kind == "lesion" for spec in ensemble.classes]
@@ -253,20 +323,25 @@ def _predict(
         for lesion_plane, organ_plane in zip(labels, organs, strict=True):
             np.copyto(lesion_plane, organ_plane, where=lesion_plane == 0)
     seconds = {"predict": predicted - started, "postprocess": time.perf_counter() - predicted}
-    return _Prediction(
-        labels=labels, organs=organs, presence=presence, results=tuple(results), seconds=seconds
+    return Prediction(
+        case=case._replace(seconds=case.seconds | seconds),
+        labels=labels,
+        organs=organs,
+        probabilities=probabilities,
+        presence=presence,
+        results=tuple(results),
+        scratch=contextlib.ExitStack(),
     )
 
 
-def _class_reports(
-    prediction: _Prediction, geometry: Geometry, ensemble: Ensemble
-) -> dict[str, dict[str, Any]]:
+def _class_reports(prediction: Prediction, ensemble: Ensemble) -> dict[str, dict[str, Any]]:
     reports = {}
+    voxel_volume_ml = prediction.case.geometry.voxel_volume_ml
     for k, (spec, result) in enumerate(zip(ensemble.classes, prediction.results, strict=True)):
         reports[spec.name] = {
             "label": k + 1,
             "kind": spec.kind,
-            "volume_ml": round(result.voxels * geometry.voxel_volume_ml, 4),
+            "volume_ml": round(result.voxels * voxel_volume_ml, 4),
             "components": result.components,
             "slices": len(result.slices),
             "presence_max": round(float(prediction.presence[:, k].max()), 4),
@@ -292,26 +367,20 @@ def _model_report(ensemble: Ensemble) -> dict[str, Any]:
     }
 
 
-def _write_extras(
-    mask_path: Path,
-    case_id: str,
-    prediction: _Prediction,
-    probabilities: list[NDArray[np.float16]],
-    geometry: Geometry,
-    ensemble: Ensemble,
-    options: InferenceOptions,
-) -> None:
-    suffix = mask_path.name[len(case_id) :]
+def _write_extras(prediction: Prediction, ensemble: Ensemble, options: InferenceOptions) -> None:
+    case_id, geometry = prediction.case.case_id, prediction.case.geometry
+    output = prediction.case.mask.parent
+    suffix = prediction.case.mask.name[len(case_id) :]
     if options.per_class:
         for k, spec in enumerate(ensemble.classes):
             values = prediction.labels
             if spec.kind == "organ" and prediction.organs is not None:
                 values = prediction.organs
             mask = np.equal(values, k + 1).view(np.uint8)
-            folder = mask_path.parent / PER_CLASS_FOLDER / case_id
+            folder = output / PER_CLASS_FOLDER / case_id
             write_labels(folder / (spec.name + suffix), mask, geometry)
-    for k, array in enumerate(probabilities):
-        folder = mask_path.parent / PROBABILITY_FOLDER / case_id
+    for k, array in enumerate(prediction.probabilities):
+        folder = output / PROBABILITY_FOLDER / case_id
         name = ensemble.classes[k].name + suffix
         write_probabilities(folder / name, array.astype(np.float32), geometry)
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from inference_fakes import WriteScan, bright_box, make_ensemble
 
 from samcancer.errors import InputError
 from samcancer.files import TEMPORARY_PREFIX, folder_lock
+from samcancer.inference import batch
 from samcancer.inference.batch import BatchResult, case_id_of, find_scans, segment_scans
 from samcancer.inference.scan import InferenceOptions
 
@@ -162,3 +165,49 @@ def test_killed_at_random_times_the_result_is_the_same_bytes(
     _kill_storm(folder, tmp_path / "killed", kills=kills)
     assert masks(tmp_path / "killed") == masks(tmp_path / "whole")
     assert len(list((tmp_path / "killed").glob("case_*.json"))) == len(SUFFIXES)
+
+
+def test_a_scan_is_read_and_another_written_while_one_is_predicted(
+    write_scan: WriteScan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = threading.Event(), threading.Event()
+    open_scan, predict_scan, write = batch.open_scan, batch.predict_scan, batch.write_prediction
+
+    def opened(scan: Path, options: InferenceOptions) -> object:
+        if scan.name.startswith("case_2"):
+            reading.set()
+        return open_scan(scan, options)
+
+    def written(prediction: object, **options: object) -> object:
+        if prediction.case.case_id == "case_0":  # type: ignore[attr-defined]
+            writing.set()
+        return write(prediction, **options)  # type: ignore[arg-type]
+
+    def predicted(*args: object, case_id: str, **options: object) -> object:
+        if case_id == "case_1":
+            assert reading.wait(timeout=60)
+            assert writing.wait(timeout=60)
+        return predict_scan(*args, case_id=case_id, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(batch, "open_scan", opened)
+    monkeypatch.setattr(batch, "predict_scan", predicted)
+    monkeypatch.setattr(batch, "write_prediction", written)
+    assert run(write_scans(write_scan), tmp_path / "out").failures == {}
+
+
+@pytest.mark.parametrize("step", ["open_scan", "predict_scan", "write_prediction"])
+def test_a_failure_in_any_step_is_that_of_its_case_alone(
+    step: str, write_scan: WriteScan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, calls = getattr(batch, step), itertools.count()
+
+    def fails_twice(*args: object, **options: object) -> object:
+        if next(calls) in (1, 3):
+            raise OSError("the disk is gone")
+        return done(*args, **options)
+
+    monkeypatch.setattr(batch, step, fails_twice)
+    result = run(write_scans(write_scan), tmp_path / "out")
+    assert result.finished == ["case_0", "case_2", "case_4"]
+    assert list(result.failures) == ["case_1", "case_3"]
+    assert set(result.failures.values()) == {"OSError: the disk is gone"}

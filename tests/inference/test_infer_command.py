@@ -157,3 +157,40 @@ def test_models_of_different_sizes_are_not_averaged(tmp_path: Path) -> None:
     runs = [save_run(tmp_path / "a"), save_run(tmp_path / "b", image_size=32)]
     with pytest.raises(ValueError, match="has image size 32, the first model has 64"):
         load_ensemble(runs, device="cpu")
+
+
+@pytest.mark.usefixtures("fake_model")
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [("4", "is not a size. Write it like 4GB or 512MiB"), ("1KB", "Allow at least --budget")],
+)
+def test_a_budget_that_cannot_be_kept_is_one_line_and_status_2(
+    budget: str,
+    message: str,
+    write_scan: WriteScan,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scan = write_scan("scan.nii.gz", bright_box())
+    assert infer(scan, tmp_path / "out", "--device", "cpu", "--budget", budget) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not list((tmp_path / "out").glob("scan*"))
+
+
+@pytest.mark.usefixtures("fake_model")
+def test_neither_budget_nor_air_changes_a_byte_of_the_mask(
+    write_scan: WriteScan, tmp_path: Path
+) -> None:
+    volume = bright_box(12)
+    volume[7:] = -1024
+    scan = write_scan("scan.nii.gz", volume)
+    masks = []
+    for name, options in {
+        "plain": [],
+        "budget": ["--budget", "1GB"],
+        "batch": ["--batch", "5"],
+        "air": ["--no-skip-air"],
+    }.items():
+        assert infer(scan, tmp_path / name, "--device", "cpu", *options) == 0
+        masks.append((tmp_path / name / "scan.nii.gz").read_bytes())
+    assert masks[1:] == masks[:-1]
