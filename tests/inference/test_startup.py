@@ -22,11 +22,13 @@ NEEDLESS = {
     "open_clip",
     "pandas",
     "pydicom",
+    "segment_anything",
     "sklearn",
     "skimage",
     "surface_distance",
     "tensorboard",
     "timm",
+    "torchvision",
     "transformers",
 }
 """Slow to import and of no use for a NIfTI scan; DICOM, .mha and .nrrd need their readers."""
