@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 DEMO   ?= demo
 REAL   ?= demo-real
 
-.PHONY: help install lint format test test-slow demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes clean
+.PHONY: help install lint format test test-slow demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes bench-startup clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,10 @@ bench-encoders: $(READY)  ## load time, memory and seconds a slice of every enco
 
 bench-boxes: $(READY)  ## LiteMedSAM's real weights, prompted with the reference's boxes
 	$(BIN)/python benchmarks/box_prompts.py
+
+bench-startup: $(READY)  ## seconds from start to end of a command, MB/s of gzip
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/gzip_speed.py
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) $(DEMO) $(REAL) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -20,12 +20,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from results_page import RESULTS, fill_section, interval, markdown_table
 from rich.progress import track
-from torch import Tensor
+from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from torch import Tensor, nn
 
 from samcancer.config import ModelConfig
 from samcancer.errors import InputError
 from samcancer.evaluation.statistics import bootstrap_mean
 from samcancer.modeling import SamCancerNet, build_model
+from samcancer.modeling.encoders import ENCODERS
 from samcancer.pretrained import find_checkpoint
 from samcancer.training.encoder_weights import load_sam_state
 from samcancer.volume_io import read_ct, read_labels
@@ -37,6 +39,18 @@ WINDOW_HU = (-160.0, 240.0)
 """Soft tissue (width 400, level 40), as MedSAM prepares CT."""
 
 DEFAULT_DATA = RESULTS.parent.parent.parent / "shared" / "data" / "sarcoma"
+
+
+_MASK_CHANNELS = 16
+"""Of SAM's prompt encoder."""
+
+
+class LiteMedSam(NamedTuple):
+    """Our encoder, and behind it segment_anything's own parts with the weights of ours."""
+
+    encoder: nn.Module
+    prompt_encoder: PromptEncoder
+    mask_decoder: MaskDecoder
 
 
 class Dice(NamedTuple):
@@ -56,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         state = load_sam_state(find_checkpoint(CHECKPOINT))
         config = ModelConfig(encoder="medsam_lite", image_size=SIZE, cnn_width=4)
-        model = build_model(config, ["any"], encoder_state=state).eval()
+        model = with_original_decoder(build_model(config, ["any"], encoder_state=state).eval())
         labels = sorted((args.data / "labels").glob("*.nii.gz"))[: args.patients]
         if not labels:
             raise InputError("holds no labels/*.nii.gz", path=args.data, mend="give --data")
@@ -74,7 +88,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def score(model: SamCancerNet, image_path: Path, label_path: Path) -> Dice:
+def with_original_decoder(model: SamCancerNet) -> LiteMedSam:
+    """Return the network as segment_anything builds it behind the encoder."""
+    shape, dim = ENCODERS[CHECKPOINT].decoder, model.encoder.out_channels
+    grid = SIZE // model.encoder.embedding_stride
+    transformer = TwoWayTransformer(shape.depth, dim, shape.heads, shape.mlp_dim)
+    prompt_encoder = PromptEncoder(dim, (grid, grid), (SIZE, SIZE), _MASK_CHANNELS)
+    mask_decoder = MaskDecoder(
+        transformer_dim=dim,
+        transformer=transformer,
+        num_multimask_outputs=shape.extra_mask_tokens,
+    )
+    prompt_encoder.load_state_dict(model.decoder.prompt_encoder.state_dict())
+    mask_decoder.load_state_dict(model.decoder.mask_decoder.state_dict())
+    return LiteMedSam(model.encoder, prompt_encoder.eval(), mask_decoder.eval())
+
+
+def score(model: LiteMedSam, image_path: Path, label_path: Path) -> Dice:
     """Segment every slice of a patient that shows the tumour, prompted with its box."""
     image_hu, reference = read_ct(image_path).hu, read_labels(label_path).values > 0
     network = box = labelled = 0
@@ -107,7 +137,7 @@ def bounding_box(mask: NDArray[np.bool_]) -> Box:
     return Box(slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
 
 
-def segment_slice(model: SamCancerNet, slice_hu: NDArray[np.int16], box: Box) -> NDArray[np.bool_]:
+def segment_slice(model: LiteMedSam, slice_hu: NDArray[np.int16], box: Box) -> NDArray[np.bool_]:
     """Return LiteMedSAM's mask of one slice for one box."""
     rows, columns = slice_hu.shape
     scale = SIZE / max(rows, columns)
@@ -128,14 +158,12 @@ def segment_slice(model: SamCancerNet, slice_hu: NDArray[np.int16], box: Box) ->
     return mask
 
 
-def box_logits(model: SamCancerNet, image: Tensor, box: Tensor) -> Tensor:
+def box_logits(model: LiteMedSam, image: Tensor, box: Tensor) -> Tensor:
     """Image (1, 1, S, S), box (1, 1, 4) in its pixels -> mask logits (1, 1, S, S)."""
-    embedding = model.encoder(image)
-    sparse, dense = model.decoder.prompt_encoder(points=None, boxes=box[0], masks=None)
-    place = model.decoder.positions((embedding.shape[2], embedding.shape[3]))
-    logits: Tensor = model.decoder.mask_decoder(
-        image_embeddings=embedding,
-        image_pe=place[None],
+    sparse, dense = model.prompt_encoder(points=None, boxes=box[0], masks=None)
+    logits: Tensor = model.mask_decoder(
+        image_embeddings=model.encoder(image),
+        image_pe=model.prompt_encoder.get_dense_pe(),
         sparse_prompt_embeddings=sparse,
         dense_prompt_embeddings=dense,
         multimask_output=False,

@@ -7,6 +7,7 @@ replaced. Example, after ``make demo``: ``python benchmarks/results_page.py demo
 from __future__ import annotations
 
 import argparse
+import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,16 @@ def interval(mean: Mapping[str, Any] | None, *, decimals: int = 3) -> str:
     return (
         f"{mean['mean']:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}] (n = {mean['n']})"
     )
+
+
+def processor() -> str:
+    """Return the processor's name where the system tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line]
+    return next(iter(names), platform.machine())
 
 
 def demo_markdown(folder: Path) -> str:

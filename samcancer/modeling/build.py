@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
 from samcancer.config import ModelConfig
@@ -26,10 +25,8 @@ from samcancer.modeling.encoders.sam_weights import (
 )
 from samcancer.modeling.exchange import Exchange
 from samcancer.modeling.mask_decoder import PromptedMaskDecoder
+from samcancer.modeling.sam_modules import MaskDecoder, PromptEncoder, TwoWayTransformer
 from samcancer.modeling.samcancer_net import PROMPT_STAGES, SamCancerNet
-
-_MASK_PROMPT_CHANNELS = 16
-"""Channels of SAM's mask prompt encoder."""
 
 
 def build_model(
@@ -89,20 +86,11 @@ def _build_decoder(
     encoder: Encoder, shape: DecoderShape, config: ModelConfig
 ) -> PromptedMaskDecoder:
     dim = encoder.out_channels
-    grid = config.image_size // encoder.embedding_stride
-    prompt_encoder = PromptEncoder(
-        embed_dim=dim,
-        image_embedding_size=(grid, grid),
-        input_image_size=(config.image_size, config.image_size),
-        mask_in_chans=_MASK_PROMPT_CHANNELS,
+    prompt_encoder = PromptEncoder(dim)
+    transformer = TwoWayTransformer(
+        dim, depth=shape.depth, heads=shape.heads, mlp_dim=shape.mlp_dim
     )
-    mask_decoder = MaskDecoder(
-        transformer_dim=dim,
-        transformer=TwoWayTransformer(
-            depth=shape.depth, embedding_dim=dim, num_heads=shape.heads, mlp_dim=shape.mlp_dim
-        ),
-        num_multimask_outputs=shape.extra_mask_tokens,
-    )
+    mask_decoder = MaskDecoder(transformer, extra_mask_tokens=shape.extra_mask_tokens)
     for part in (prompt_encoder, mask_decoder):
         part.requires_grad_(config.train_decoder)
     # not in every step's gradient; what reads the embedded masks is trained

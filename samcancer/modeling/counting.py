@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 FLOPS_PER_MULTIPLY_ADD = 2
 """PyTorch counts a multiplication and an addition as two operations."""
@@ -38,6 +40,8 @@ def count_multiply_adds_by_part(model: nn.Module, image_size: int) -> dict[str, 
 
 
 def _run_counter(model: nn.Module, image_size: int) -> FlopCounterMode:
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton
+
     parameter = next(model.parameters())
     slices = 1 + 2 * int(model.slice_context)  # type: ignore[arg-type]
     chunk = torch.zeros(

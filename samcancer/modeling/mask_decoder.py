@@ -11,15 +11,14 @@
 
 The pixel kernel is a U-Net's last layer: the CNN learns from it at once, before the transformer's
 tokens mean anything; without it the first masks are little more than where a class usually lies.
-Kirillov et al. 2023, appendix A; the modules are segment_anything's own. The product is linear in
-both of its terms, so it is taken before interpolation (one channel a class instead of E/8) and
-before the 1x1 convolution that makes the pixel embedding: the same masks for less work.
+Kirillov et al. 2023, appendix A. The product is linear in both of its terms, so it is taken before
+interpolation (one channel a class instead of E/8) and before the 1x1 convolution that makes the
+pixel embedding: the same masks for less work.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,21 +26,24 @@ from torch import Tensor, nn
 
 from samcancer.modeling.class_table import ClassRows
 from samcancer.modeling.manual_prompts import NO_POINT, ManualPrompts, PromptMaps
+from samcancer.modeling.sam_modules import MaskDecoder, PromptEncoder
 
 
 class PromptedMaskDecoder(nn.Module):
     """One mask per class from SAM's prompt encoder and mask decoder."""
 
-    def __init__(self, prompt_encoder: Any, mask_decoder: Any, *, pixel_width: int) -> None:
+    def __init__(
+        self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder, *, pixel_width: int
+    ) -> None:
         super().__init__()
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         self.prompt_maps = PromptMaps(pixel_width)
-        self.pixel_embedding = nn.Linear(pixel_width, mask_decoder.transformer_dim // 8)
+        self.pixel_embedding = nn.Linear(pixel_width, mask_decoder.transformer.dim // 8)
 
     def positions(self, size: tuple[int, int]) -> Tensor:
         """SAM's position encoding of a grid, (E, h, w), in the precision of the weights."""
-        matrix: Tensor = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+        matrix = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
         y, x = (
             (torch.arange(side, device=matrix.device, dtype=matrix.dtype) + 0.5) / side
             for side in size
@@ -107,8 +109,8 @@ class PromptedMaskDecoder(nn.Module):
         """
         encoder, decoder = self.prompt_encoder, self.mask_decoder
         classes = prompts.shape[1]
-        negative, positive, corner1, corner2 = (e.weight for e in encoder.point_embeddings)
-        prompts = prompts.flatten(0, 1)[pairs] + torch.cat([positive, negative, corner1, corner2])
+        negative, positive, corner1, corner2 = encoder.kinds()
+        prompts = prompts.flatten(0, 1)[pairs] + torch.stack([positive, negative, corner1, corner2])
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([output_tokens.expand(len(pairs), -1, -1), prompts], dim=1)
         dense = encoder.no_mask_embed.weight[:, :, None, None]
@@ -148,10 +150,9 @@ class PromptedMaskDecoder(nn.Module):
         SAM adds a token for "no box" to points without one; the class prompts hold a box always.
         """
         encoder = self.prompt_encoder
-        matrix: Tensor = encoder.pe_layer.positional_encoding_gaussian_matrix
+        matrix = encoder.pe_layer.positional_encoding_gaussian_matrix
         angles = 2 * math.pi * ((2 * (points.to(matrix) + 0.5) / size - 1) @ matrix)
-        embeddings = torch.cat([e.weight for e in encoder.point_embeddings])
-        return torch.cat([angles.sin(), angles.cos()], dim=-1) + embeddings[kinds]
+        return torch.cat([angles.sin(), angles.cos()], dim=-1) + encoder.kinds()[kinds]
 
     def _with_masks(self, source: Tensor, masks: Tensor) -> Tensor:
         """Put the embedding of a mask (S, S) in the place of "no mask", where there is one."""

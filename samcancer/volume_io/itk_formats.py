@@ -8,7 +8,6 @@ and its length compared with the header.
 from __future__ import annotations
 
 import math
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,11 @@ from numpy.typing import NDArray
 from samcancer.errors import InputError
 from samcancer.geometry import Geometry
 from samcancer.volume_io.grids import grid_from_affine
+from samcancer.volume_io.gzip_stream import DAMAGED, DEFLATE_MAX_RATIO, unpack
 from samcancer.volume_io.text_headers import RE_COPY, parse_meta_header, parse_nrrd_header
 from samcancer.volume_io.volume import RawVolume, ReadOptions
 
 _MAX_HEADER_BYTES = 1 << 20
-
-_DEFLATE_MAX_RATIO = 1032
-"""Most bytes that one packed byte can stand for."""
-
-_ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
-"""zlib's code for telling the two by their first bytes."""
 
 
 def read_itk(path: Path, options: ReadOptions) -> RawVolume:
@@ -41,7 +35,7 @@ def read_itk(path: Path, options: ReadOptions) -> RawVolume:
     header = (parse_meta_header if _is_meta(path) else parse_nrrd_header)(text, path)
     expected = math.prod(header.size_xyz) * header.dtype.itemsize
     # Checked before unpacking: a damaged header can ask for terabytes.
-    if header.packed and expected > _DEFLATE_MAX_RATIO * len(data):
+    if header.packed and expected > DEFLATE_MAX_RATIO * len(data):
         raise InputError(
             f"its header asks for {expected} bytes, more than the file can hold",
             path=path,
@@ -105,15 +99,9 @@ def _split(path: Path) -> tuple[str, memoryview]:
 
 def _unpacked(data: memoryview, expected: int, path: Path) -> bytes:
     """The unpacked stream; of one longer than ``expected`` only the start."""
-    stream = zlib.decompressobj(_ZLIB_OR_GZIP)
     try:
-        voxels = stream.decompress(data, expected + 1)
-        if not stream.eof and len(voxels) <= expected:
-            voxels += stream.flush()
-    except zlib.error as error:
+        return unpack(data, expected + 1)
+    except DAMAGED as error:
         raise InputError(
             f"the compressed data is damaged or cut short ({error})", path=path, mend=RE_COPY
         ) from None
-    if not stream.eof and len(voxels) <= expected:
-        raise InputError("the compressed data is cut short", path=path, mend=RE_COPY)
-    return voxels

@@ -8,9 +8,7 @@ names or dates (descrip, aux_file, db_name, intent_name) are never passed on.
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -20,7 +18,13 @@ from numpy.typing import NDArray
 from samcancer.errors import InputError
 from samcancer.geometry import Geometry
 from samcancer.volume_io.grids import grid_from_affine
-from samcancer.volume_io.gzip_stream import open_gzip
+from samcancer.volume_io.gzip_stream import (
+    BLOCK_BYTES,
+    DAMAGED,
+    DEFLATE_MAX_RATIO,
+    open_gzip,
+    write_gzip,
+)
 from samcancer.volume_io.nifti_header import (
     HEADER_BYTES,
     RE_COPY,
@@ -33,17 +37,11 @@ from samcancer.volume_io.nifti_header import (
 )
 from samcancer.volume_io.volume import RawVolume, ReadOptions
 
-GZIP_LEVEL = 4
-"""Compression of written files: within 5 % of level 9 on masks, several times faster."""
-
 _MAX_SIZE = 32767
 """Most voxels along an axis: the header counts in int16."""
 
 _MAX_EXTENSION_BYTES = 1 << 26
 """Most bytes between header and voxels; real extensions are far smaller."""
-
-_GZIP_MAX_RATIO = 1032
-"""Most bytes that one packed byte can stand for (deflate's limit)."""
 
 _VOXEL_TYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8",
@@ -64,7 +62,7 @@ def read_nifti(path: Path, options: ReadOptions) -> RawVolume:
             header, order = parse_header(stream.read(HEADER_BYTES), path)
             size = _require_one_volume(header, path)
             stored = _read_voxels(stream, header, order, size, path)
-    except (EOFError, zlib.error) as error:
+    except DAMAGED as error:
         raise InputError(
             f"the compressed data is damaged or cut short ({error})", path=path, mend=RE_COPY
         ) from None
@@ -102,14 +100,12 @@ def write_nifti(
     header["bitpix"] = 8 * values.dtype.itemsize
     content = header.tobytes() + bytes(VOXEL_OFFSET - HEADER_BYTES)
     voxels = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))
-    with path.open("wb") as raw:
-        if not _is_packed(path):
-            raw.write(content)
-            raw.write(voxels.data)
-            return
-        with gzip.GzipFile("", "wb", GZIP_LEVEL, raw, mtime=0) as packed:
-            packed.write(content)
-            packed.write(voxels.data)
+    if _is_packed(path):
+        write_gzip(path, (content, voxels.data))
+        return
+    with path.open("wb") as plain:
+        plain.write(content)
+        plain.write(voxels.data)
 
 
 def _open(path: Path) -> BinaryIO:
@@ -125,7 +121,7 @@ def _header_like(reference: Path, geometry: Geometry) -> Any:
     try:
         with _open(reference) as stream:
             source, _ = parse_header(stream.read(HEADER_BYTES), reference)
-    except (EOFError, zlib.error) as error:
+    except DAMAGED as error:
         raise InputError(
             f"the compressed data is damaged or cut short ({error})", path=reference, mend=RE_COPY
         ) from None
@@ -166,7 +162,7 @@ def _read_voxels(
     dtype = np.dtype(_VOXEL_TYPES[int(header["datatype"])]).newbyteorder(order)
     expected = math.prod(size) * dtype.itemsize
     # Checked before allocating: a damaged header can ask for terabytes.
-    most = path.stat().st_size * (_GZIP_MAX_RATIO if _is_packed(path) else 1)
+    most = path.stat().st_size * (DEFLATE_MAX_RATIO if _is_packed(path) else 1)
     if expected > most:
         raise InputError(
             f"its header asks for {expected} bytes, more than the file can hold",
@@ -175,7 +171,10 @@ def _read_voxels(
         )
     buffer = _allocate(expected, path)
     view, filled = memoryview(cast(Any, buffer)), 0
-    while filled < expected and (count := stream.readinto(view[filled:])):  # type: ignore[attr-defined]
+    while filled < expected:
+        count = stream.readinto(view[filled : filled + BLOCK_BYTES])  # type: ignore[attr-defined]
+        if not count:
+            break
         filled += count
     # Reading on to the end is also what makes gzip verify its checksum.
     surplus = len(stream.read(1))

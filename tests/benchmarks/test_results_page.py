@@ -35,7 +35,7 @@ def test_an_unknown_section_is_refused(tmp_path: Path) -> None:
         fill_section(page, "c", "x")
 
 
-@pytest.mark.parametrize("name", ["demo", "demo-real", "sarcoma", "speed"])
+@pytest.mark.parametrize("name", ["demo", "demo-real", "sarcoma", "speed", "startup", "gzip"])
 def test_the_page_has_every_section_once(name: str) -> None:
     text = RESULTS.read_text(encoding="utf-8")
     assert text.count(f"<!-- {name}:start -->") == text.count(f"<!-- {name}:end -->") == 1

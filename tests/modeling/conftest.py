@@ -13,6 +13,7 @@ from samcancer.config import ModelConfig
 from samcancer.modeling import SamCancerNet, build_model
 from samcancer.modeling.encoders import ENCODERS, DecoderShape, EncoderSpec, VitShape
 from samcancer.modeling.encoders.sam_weights import fold_patches
+from samcancer.modeling.mask_decoder import PromptedMaskDecoder
 
 SMALL_SAM = "small_sam"
 """A frozen encoder with SAM's architecture and everything else of it small."""
@@ -20,6 +21,8 @@ SMALL_SAM = "small_sam"
 SMALL_VIT = VitShape(dim=32, depth=4, heads=2, out_channels=32, window=3, global_blocks=(1, 3))
 
 NetBuilder = Callable[..., SamCancerNet]
+
+OfficialParts = Callable[[PromptedMaskDecoder, int], tuple[PromptEncoder, MaskDecoder]]
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +85,28 @@ def sam_state() -> dict[str, Tensor]:
         for name, part in parts.items()
         for key, value in part.state_dict().items()
     }
+
+
+@pytest.fixture
+def official() -> OfficialParts:
+    """segment_anything's prompt encoder and mask decoder with the weights of ours."""
+
+    def make(decoder: PromptedMaskDecoder, size: int) -> tuple[PromptEncoder, MaskDecoder]:
+        ours = decoder.mask_decoder.transformer
+        block = ours.layers[0]
+        prompt_encoder = PromptEncoder(ours.dim, (size // 16,) * 2, (size, size), 16)
+        mask_decoder = MaskDecoder(
+            transformer_dim=ours.dim,
+            transformer=TwoWayTransformer(
+                depth=len(ours.layers),
+                embedding_dim=ours.dim,
+                num_heads=block.self_attn.heads,
+                mlp_dim=block.mlp.lin1.out_features,
+            ),
+            num_multimask_outputs=decoder.mask_decoder.mask_tokens.num_embeddings - 1,
+        )
+        prompt_encoder.load_state_dict(decoder.prompt_encoder.state_dict())
+        mask_decoder.load_state_dict(decoder.mask_decoder.state_dict())
+        return prompt_encoder.eval(), mask_decoder.eval()
+
+    return make

@@ -42,9 +42,9 @@ def given(*prompts: SlicePrompt, slices: int = 3) -> ManualPrompts:
 
 
 @pytest.mark.parametrize("encoder", ["vit_tiny", "small_sam"])
-def test_point_tokens_are_those_of_segment_anything(build, encoder: str) -> None:
+def test_point_tokens_are_those_of_segment_anything(build, official, encoder: str) -> None:
     decoder = build(encoder).decoder
-    sam = decoder.prompt_encoder
+    sam, _ = official(decoder, SIZE)
     points = torch.tensor([[[3.0, 40.0], [11.5, 0.0]], [[10.0, 12.0], [30.0, 28.0]]])
     with torch.no_grad():
         theirs = sam._embed_points(points[:1], torch.tensor([[POSITIVE, NEGATIVE]]), pad=False)
@@ -54,9 +54,9 @@ def test_point_tokens_are_those_of_segment_anything(build, encoder: str) -> None
     torch.testing.assert_close(ours, torch.cat([theirs, corners]), rtol=1e-5, atol=1e-5)
 
 
-def test_a_mask_takes_the_place_of_no_mask(build) -> None:
+def test_a_mask_takes_the_place_of_no_mask(build, official) -> None:
     decoder = build("small_sam").decoder
-    sam = decoder.prompt_encoder
+    sam, _ = official(decoder, SIZE)
     image, masks = torch.randn(3, 32, 3, 3), torch.full((3, SIZE, SIZE), torch.nan)
     masks[1] = 10.0 * torch.sign(torch.randn(SIZE, SIZE))
     with torch.no_grad():

@@ -15,28 +15,29 @@ def decoder_of(build, *, classes: int) -> tuple[PromptedMaskDecoder, ClassRows]:
     return model.decoder, model.classes()
 
 
-def test_positions_are_those_of_segment_anything(build) -> None:
+def test_positions_are_those_of_segment_anything(build, official) -> None:
     decoder, _ = decoder_of(build, classes=1)
     for size in ((3, 3), (4, 6)):
-        theirs = decoder.prompt_encoder.pe_layer(size)
+        theirs = official(decoder, 48)[0].pe_layer(size)
         torch.testing.assert_close(decoder.positions(size), theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_without_pixels_the_masks_are_those_of_segment_anything(build) -> None:
+def test_without_pixels_the_masks_are_those_of_segment_anything(build, official) -> None:
     decoder, rows = decoder_of(build, classes=3)
+    prompt_encoder, mask_decoder = official(decoder, 48)
     image, prompts = torch.randn(2, 32, 3, 3), torch.randn(2, 3, 4, 32)
     for parameter in decoder.pixel_embedding.parameters():
         torch.nn.init.zeros_(parameter)
     rows = rows._replace(pixel_kernel=torch.zeros(3, 4), mask_bias=torch.zeros(3))
-    sam = decoder.prompt_encoder.point_embeddings
+    sam = prompt_encoder.point_embeddings
     kinds = torch.cat([sam[kind].weight for kind in (1, 0, 2, 3)])
-    dense = decoder.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand(3, -1, 3, 3)
+    dense = prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand(3, -1, 3, 3)
     with torch.no_grad():
         expected = torch.stack(
             [
-                decoder.mask_decoder(
+                mask_decoder(
                     image_embeddings=image[n : n + 1],
-                    image_pe=decoder.prompt_encoder.get_dense_pe(),
+                    image_pe=prompt_encoder.get_dense_pe(),
                     sparse_prompt_embeddings=prompts[n] + kinds,
                     dense_prompt_embeddings=dense,
                     multimask_output=False,

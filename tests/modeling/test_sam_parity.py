@@ -24,6 +24,7 @@ from samcancer.config import ModelConfig
 from samcancer.modeling import build_model
 from samcancer.modeling.encoders import ENCODERS, DecoderShape, EncoderSpec, VitShape
 from samcancer.modeling.encoders.sam_weights import fold_patches
+from samcancer.modeling.sam_modules import MaskDecoder as OurMaskDecoder
 
 SIZE = 1024
 GRID = SIZE // 16
@@ -70,21 +71,22 @@ def compare(sam: Sam, encoder: str) -> None:
         box = torch.tensor([[[100.0, 200.0, 400.0, 300.0]]])
         points = (torch.tensor([[[250.0, 260.0]]]), torch.tensor([[1]]))
         decoder = ours.decoder
+        places = decoder.positions((GRID, GRID))[None]
         for prompts in ((points, None), (None, box), (points, box)):
             sparse, dense = sam.prompt_encoder(points=prompts[0], boxes=prompts[1], masks=None)
-            our_sparse, our_dense = decoder.prompt_encoder(
-                points=prompts[0], boxes=prompts[1], masks=None
+            expected, _ = sam.mask_decoder(
+                theirs, sam.prompt_encoder.get_dense_pe(), sparse, dense, multimask_output=False
             )
-            close(our_sparse, sparse)
-            close(our_dense, dense)
-            expected = sam.mask_decoder(
-                theirs, sam.prompt_encoder.get_dense_pe(), sparse, dense, multimask_output=True
-            )
-            found = decoder.mask_decoder(
-                image, decoder.positions((GRID, GRID))[None], our_sparse, our_dense, True
-            )
-            for one, other in zip(found, expected, strict=True):
-                close(one, other)
+            close(mask_of(decoder.mask_decoder, image + dense, places, sparse), expected)
+
+
+def mask_of(decoder: OurMaskDecoder, image: Tensor, places: Tensor, sparse: Tensor) -> Tensor:
+    """What SAM makes of its first mask token, from our parts."""
+    output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens, found = decoder.transformer(image, places, torch.cat([output_tokens[None], sparse], 1))
+    upscaled = decoder.output_upscaling(found.transpose(1, 2).view(image.shape))
+    kernel = decoder.output_hypernetworks_mlps[0](tokens[:, 1])
+    return torch.einsum("bchw,bc->bhw", upscaled, kernel)[:, None]
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
