@@ -7,14 +7,18 @@ replaced. Example, after ``make demo``: ``python benchmarks/results_page.py demo
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from samcancer.errors import InputError
-from samcancer.files import read_json, write_text_atomic
+from samcancer.files import read_json, write_json_atomic, write_text_atomic
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results.md"
 
@@ -32,6 +36,34 @@ def fill_section(page: Path, name: str, markdown: str) -> None:
         raise InputError(f"has no section {name!r}", path=page, mend=f"add {start} and {end}")
     filled = f"{start}\n\n{markdown.strip()}\n\n{end}"
     write_text_atomic(page, pattern.sub(lambda _: filled, text))
+
+
+def publish(docs: Path, name: str, figures: Mapping[str, Any], markdown: str) -> None:
+    """Print a benchmark's tables, write ``<name>.json`` and fill the section of results.md."""
+    print(markdown)
+    write_json_atomic(docs / f"{name}.json", figures)
+    fill_section(docs / RESULTS.name, name, markdown)
+
+
+def run_description(script: str, argv: Sequence[str] | None) -> dict[str, str]:
+    """Return a benchmark's command line, absolute paths by their names, and the machine."""
+    given = sys.argv[1:] if argv is None else argv
+    words = [Path(word).name if word.startswith("/") else word for word in given]
+    torch = f"PyTorch {metadata.version('torch')}"
+    return {
+        "command": shlex.join(["python", f"benchmarks/{script}", *words]),
+        "machine": f"{processor_name()}, {os.cpu_count()} cores, {torch}",
+    }
+
+
+def processor_name() -> str:
+    """Return the processor's name where the system tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line]
+    return next(iter(names), platform.machine())
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

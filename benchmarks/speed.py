@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from results_page import RESULTS, fill_section, markdown_table
+from results_page import RESULTS, fill_section, markdown_table, processor_name
 
 from samcancer.commands import run_verb
 from samcancer.config import load_config
@@ -67,7 +66,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         command += f" --cases {args.cases}"
     return {
         "command": command,
-        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "machine": f"{processor_name()}, {os.cpu_count()} cores",
         "device": args.device,
         "image_size": size,
         "preparation": _prepare(raw, folder / "store", size=size),
@@ -89,16 +88,6 @@ def to_markdown(figures: dict[str, Any]) -> str:
     ]
     head = f"`{figures['command']}` on {figures['machine']} ({figures['device']})."
     return f"{head}\n\n{markdown_table(['figure', 'value'], rows)}"
-
-
-def _processor() -> str:
-    """Return the processor's name where the system tells it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line]
-    return next(iter(names), platform.machine())
 
 
 def _phantoms(folder: Path, cases: int) -> Path:
