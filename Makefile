@@ -6,7 +6,8 @@ READY  := $(VENV)/.ready
 DEMO   ?= demo
 REAL   ?= demo-real
 
-.PHONY: help install lint format test test-slow demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes bench-startup clean
+.PHONY: help install lint format test test-slow demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes bench-startup \
+	bench-engine bench-roofline bench-whole-scan bench-efficiency clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,6 +61,20 @@ bench-boxes: $(READY)  ## LiteMedSAM's real weights, prompted with the reference
 bench-startup: $(READY)  ## seconds from start to end of a command, MB/s of gzip
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/gzip_speed.py
+
+bench-engine: $(READY)  ## the engine against stacks; scans up to 1000 slices; 1 to 32 classes
+	$(BIN)/python benchmarks/engine.py
+
+bench-roofline: $(READY)  ## GFLOP/s of every group of layers against the matrix product
+	$(BIN)/python benchmarks/roofline.py
+
+bench-whole-scan: $(READY)  ## a scan of 100 slices against nnU-Net v2, MONAI and segment_anything
+	$(PYTHON) -m venv $(VENV)/compared
+	$(VENV)/compared/bin/python -m pip install --quiet '.[benchmarks]'
+	$(BIN)/python benchmarks/whole_scan.py --python $(VENV)/compared/bin/python
+
+bench-efficiency: $(READY)  ## seconds, peak memory and memory-time area of whole scans
+	$(BIN)/python benchmarks/efficiency.py
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) $(DEMO) $(REAL) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

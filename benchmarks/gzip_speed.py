@@ -22,7 +22,7 @@ from typing import Any
 import isal
 import numpy as np
 from numpy.typing import NDArray
-from results_page import RESULTS, fill_section, markdown_table, processor
+from results_page import RESULTS, fill_section, markdown_table, processor_name
 
 from samcancer.files import write_json_atomic
 from samcancer.volume_io.gzip_stream import BLOCK_BYTES, open_gzip, write_gzip
@@ -62,7 +62,7 @@ def measure(slices: int, folder: Path) -> dict[str, Any]:
     data = {"scan": scan(slices), "label map": label_map(slices)}
     return {
         "command": f"python benchmarks/gzip_speed.py --slices {slices}",
-        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "machine": f"{processor_name()}, {os.cpu_count()} cores",
         "versions": f"isal {isal.__version__}, zlib {zlib.ZLIB_RUNTIME_VERSION}",
         "write": {
             name: {kind: _written(write, values, folder) for kind, values in data.items()}

@@ -7,15 +7,18 @@ replaced. Example, after ``make demo``: ``python benchmarks/results_page.py demo
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from samcancer.errors import InputError
-from samcancer.files import read_json, write_text_atomic
+from samcancer.files import read_json, write_json_atomic, write_text_atomic
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results.md"
 
@@ -35,6 +38,34 @@ def fill_section(page: Path, name: str, markdown: str) -> None:
     write_text_atomic(page, pattern.sub(lambda _: filled, text))
 
 
+def publish(docs: Path, name: str, figures: Mapping[str, Any], markdown: str) -> None:
+    """Print a benchmark's tables, write ``<name>.json`` and fill the section of results.md."""
+    print(markdown)
+    write_json_atomic(docs / f"{name}.json", figures)
+    fill_section(docs / RESULTS.name, name, markdown)
+
+
+def run_description(script: str, argv: Sequence[str] | None) -> dict[str, str]:
+    """Return a benchmark's command line, absolute paths by their names, and the machine."""
+    given = sys.argv[1:] if argv is None else argv
+    words = [Path(word).name if word.startswith("/") else word for word in given]
+    torch = f"PyTorch {metadata.version('torch')}"
+    return {
+        "command": shlex.join(["python", f"benchmarks/{script}", *words]),
+        "machine": f"{processor_name()}, {os.cpu_count()} cores, {torch}",
+    }
+
+
+def processor_name() -> str:
+    """Return the processor's name where the system tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line]
+    return next(iter(names), platform.machine())
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table; the first column is left-aligned, the others right-aligned."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
@@ -49,16 +80,6 @@ def interval(mean: Mapping[str, Any] | None, *, decimals: int = 3) -> str:
     return (
         f"{mean['mean']:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}] (n = {mean['n']})"
     )
-
-
-def processor() -> str:
-    """Return the processor's name where the system tells it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line]
-    return next(iter(names), platform.machine())
 
 
 def demo_markdown(folder: Path) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from results_page import RESULTS, fill_section, markdown_table, processor
+from results_page import RESULTS, fill_section, markdown_table, processor_name
 
 from samcancer.commands import run_verb
 from samcancer.config import load_config
@@ -66,7 +66,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         command += f" --cases {args.cases}"
     return {
         "command": command,
-        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "machine": f"{processor_name()}, {os.cpu_count()} cores",
         "device": args.device,
         "image_size": size,
         "preparation": _prepare(raw, folder / "store", size=size),

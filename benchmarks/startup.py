@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from results_page import RESULTS, fill_section, markdown_table, processor
+from results_page import RESULTS, fill_section, markdown_table, processor_name
 
 from samcancer.config import Config, DataConfig, ModelConfig
 from samcancer.files import write_json_atomic
@@ -64,7 +64,7 @@ def measure(runs: int, folder: Path) -> dict[str, Any]:
     }
     return {
         "command": f"python benchmarks/startup.py --runs {runs}",
-        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "machine": f"{processor_name()}, {os.cpu_count()} cores",
         "runs": runs,
         "seconds": {name: time_runs(words, runs) for name, words in commands.items()},
     }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks.results_page import RESULTS, fill_section, interval, markdown_table
+from benchmarks.results_page import RESULTS, fill_section, interval, markdown_table, publish
 from samcancer.errors import InputError
 
 PAGE = "# Results\n\n<!-- a:start -->\nold\n<!-- a:end -->\n\nkept <!-- b:start --><!-- b:end -->\n"
@@ -35,10 +36,23 @@ def test_an_unknown_section_is_refused(tmp_path: Path) -> None:
         fill_section(page, "c", "x")
 
 
-@pytest.mark.parametrize("name", ["demo", "demo-real", "sarcoma", "speed", "startup", "gzip"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("demo", "demo-real", "sarcoma", "speed"),
+        *("startup", "gzip", "engine", "roofline", "whole_scan", "efficiency"),
+    ],
+)
 def test_the_page_has_every_section_once(name: str) -> None:
     text = RESULTS.read_text(encoding="utf-8")
     assert text.count(f"<!-- {name}:start -->") == text.count(f"<!-- {name}:end -->") == 1
+
+
+def test_figures_and_their_tables_are_published_together(tmp_path: Path) -> None:
+    (tmp_path / RESULTS.name).write_text(PAGE)
+    publish(tmp_path, "b", {"seconds": 1.5}, "| table |")
+    assert json.loads((tmp_path / "b.json").read_text()) == {"seconds": 1.5}
+    assert "| table |" in (tmp_path / RESULTS.name).read_text()
 
 
 def test_means_stand_with_interval_and_number() -> None:
