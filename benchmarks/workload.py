@@ -122,7 +122,7 @@ def build(workload: Workload, class_names: Sequence[str]) -> SamCancerNet:
     network: Any = build_network(config, class_names, seed=_SEED)
     network.eval()
     slices_hu = ResizedSlices(scan_hu(_BIAS_SLICES, workload.pixels), workload.grid)[:]
-    chunk = torch.from_numpy(window(slices_hu, DataConfig().inference_window_hu))[None]
+    chunk = window(slices_hu.float(), DataConfig().inference_window_hu)[None]
     with torch.no_grad():
         rows: Tensor = network.classes.rows
         rows[:, -1] -= torch.quantile(_class_logits(network, chunk), 1 - POSITIVE_SHARE, dim=1)
