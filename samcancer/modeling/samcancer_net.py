@@ -38,7 +38,7 @@ PROMPT_STAGES = 2
 """Up stages whose features the class prompts pool, beside the image embedding."""
 
 
-_WORKING_MAPS = 8.5
+_WORKING_MAPS = 7.5
 """Full-resolution feature maps of the CNN that fit into the memory of a target slice; a test
 compares."""
 

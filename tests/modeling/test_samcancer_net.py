@@ -242,4 +242,4 @@ def test_the_memory_of_a_slice_is_known_beforehand(
 
     measured = (peak_bytes(lambda: run(5)) - peak_bytes(lambda: run(1))) / 4
     # attention is not fused on meta, so a little less may be right
-    assert 0.85 * measured <= model.slice_bytes <= 1.6 * measured, measured
+    assert 0.8 * measured <= model.slice_bytes <= 1.6 * measured, measured
