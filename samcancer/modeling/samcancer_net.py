@@ -24,7 +24,8 @@ from samcancer.config import SLICE_CONTEXT
 from samcancer.modeling.class_prompts import ClassPrompts
 from samcancer.modeling.class_table import ClassTable
 from samcancer.modeling.cnn_branch import CnnBranch
-from samcancer.modeling.encoders import Encoder
+from samcancer.modeling.encoder_features import EncoderFeatures, GivenFeatures, WithoutGradient
+from samcancer.modeling.encoders import Encoder, EncoderPass
 from samcancer.modeling.exchange import Exchange
 from samcancer.modeling.manual_prompts import ManualPrompts
 from samcancer.modeling.mask_decoder import PromptedMaskDecoder
@@ -72,11 +73,18 @@ class SamCancerNet(nn.Module):
         self.prompts = prompts
         self.decoder = decoder
 
+    @property
+    def takes_encoder_features(self) -> bool:
+        """Whether the encoder's features follow from the slice alone: frozen, nothing fed back."""
+        fed_back = any(exchange.to_tokens is not None for exchange in self.exchanges)
+        return not fed_back and not any(p.requires_grad for p in self.encoder.parameters())
+
     def forward(
         self,
         chunk: Tensor,
         presence: Tensor | None = None,
         manual: ManualPrompts | None = None,
+        encoded: EncoderFeatures | None = None,
     ) -> NetOutput:
         """Segment the T target slices of each chunk.
 
@@ -85,18 +93,20 @@ class SamCancerNet(nn.Module):
             presence: True presence (B, T, K) in {0, 1} for training, NaN where unknown; None lets
                 the network use its own prediction.
             manual: Points, boxes and masks that a person gave.
+            encoded: Features of the target slices (B, T, ...), when they were computed before.
         """
         self._check(chunk)
         batch, slices = chunk.shape[0], chunk.shape[1] - 2 * SLICE_CONTEXT
         chunk = chunk.transpose(0, 1)
         targets = chunk[SLICE_CONTEXT:-SLICE_CONTEXT].reshape(-1, 1, *chunk.shape[2:])
-        tokens = self.encoder.embed(targets)
+        encoder = self._encoder_for(encoded)
+        tokens = encoder.embed(targets)
         full, x = self.cnn.stem(chunk)
         skips = [full]
         for index, (down, exchange) in enumerate(zip(self.cnn.downs, self.exchanges, strict=True)):
-            tokens, x = exchange(self.encoder.stage(index, tokens), down(x))
+            tokens, x = exchange(encoder.stage(index, tokens), down(x))
             skips.append(x)
-        image = self.encoder.embedding(tokens)
+        image = encoder.embedding(tokens)
         decoded = self.cnn.decode(skips)
         features = [image, *decoded[:PROMPT_STAGES]]
         positions = [self.decoder.positions((f.shape[2], f.shape[3])) for f in features]
@@ -111,6 +121,16 @@ class SamCancerNet(nn.Module):
                 for x in (masks, answers.presence_logits, answers.coarse_logits)
             )
         )
+
+    def _encoder_for(self, encoded: EncoderFeatures | None) -> EncoderPass:
+        """Return what encodes the slices: the encoder, or features that it has given before."""
+        apart = self.takes_encoder_features
+        if encoded is not None and not apart:
+            msg = "features can be given only with a frozen encoder and the interaction ladder"
+            raise ValueError(msg)
+        if encoded is not None:
+            return GivenFeatures(encoded)
+        return WithoutGradient(self.encoder) if apart else self.encoder
 
     def _check(self, chunk: Tensor) -> None:
         size = self.image_size

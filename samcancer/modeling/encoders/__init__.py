@@ -20,6 +20,7 @@ __all__ = [
     "ENCODERS",
     "DecoderShape",
     "Encoder",
+    "EncoderPass",
     "EncoderSpec",
     "ImageEncoder",
     "StateConverter",
@@ -28,15 +29,8 @@ __all__ = [
 ]
 
 
-class Encoder(Protocol):
-    """What the network asks of an image encoder."""
-
-    stage_dims: tuple[int, ...]
-    """Channels of the tokens after each of the four stages."""
-    out_channels: int
-    """Channels E of the image embedding."""
-    embedding_stride: int
-    """Pixels along the side of a place of the image embedding."""
+class EncoderPass(Protocol):
+    """The way of slices through an encoder, with a halt after each stage."""
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 1, S, S) in [0, 1] -> tokens (B, h, w, D)."""
@@ -46,6 +40,17 @@ class Encoder(Protocol):
 
     def embedding(self, tokens: Tensor) -> Tensor:
         """Tokens after the last stage -> image embedding (B, E, h, w)."""
+
+
+class Encoder(EncoderPass, Protocol):
+    """What the network asks of an image encoder."""
+
+    stage_dims: tuple[int, ...]
+    """Channels of the tokens after each of the four stages."""
+    out_channels: int
+    """Channels E of the image embedding."""
+    embedding_stride: int
+    """Pixels along the side of a place of the image embedding."""
 
 
 @dataclass(frozen=True, kw_only=True)
