@@ -1,7 +1,7 @@
 """Compute once what a frozen encoder says of every slice, for training to read.
 
 Example:
-    python scripts/cache_features.py --data store --config ladder.yaml --output features
+    python scripts/cache_features.py --data store --config configs/ladder.yaml --output features
 """
 
 from __future__ import annotations

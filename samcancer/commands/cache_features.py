@@ -15,7 +15,7 @@ and keeps its features in a folder that training reads (train.feature_cache). Fo
 ladder without augmentation. Says what the folder will take and asks before it fills it; files that
 are there are checked and kept, so a second call goes on where the first one stopped."""
 
-EXAMPLE = "samcancer cache-features --data store --config ladder.yaml --output features"
+EXAMPLE = "samcancer cache-features --data store --config configs/ladder.yaml --output features"
 
 _log = logging.getLogger(__name__)
 
