@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -44,3 +47,23 @@ def test_processor_time_is_that_of_the_whole_group() -> None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         busy.kill()
+
+
+def test_ratios_are_to_exchange_with_as_many_targets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {"exchange": 2.0, "ladder": 3.0, "ladder, cached": 8.0}
+
+    def measured(args: Namespace, folder: Path, setting: Setting) -> dict[str, float]:
+        if setting.mode == "fill":
+            return {"slices_per_s": 1.5, "mb_per_slice": 6.4}
+        rate = rates[setting.mode] * setting.targets
+        return {"stacks_per_s": rate, "waiting": 0.125, "cores_busy": 1.5}
+
+    monkeypatch.setattr(training_speed, "in_own_process", measured)
+    args = Namespace(encoders=["medsam_lite"], seconds=1.0)
+    table = training_speed.modes_table(args, tmp_path, "medsam_lite")
+    assert "| ladder, cached | 4 | 32.00 | 4.00 | 12.5% | 1.50 |" in table
+    assert table.endswith("Filling the cache: 1.5 slices a second, 6.4 MB a slice.")
+    splits = training_speed.splits_table(args, tmp_path)
+    assert "| 2 loader processes, 1 threads | 2.00 | 12.5% | 1.50 | 8.00 | 12.5% | 1.50 |" in splits
