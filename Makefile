@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 DEMO   ?= demo
 REAL   ?= demo-real
 
-.PHONY: help install lint format test test-slow demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes bench-startup \
+.PHONY: help install lint format test test-slow demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes bench-startup bench-training \
 	bench-engine bench-roofline bench-whole-scan bench-efficiency clean
 
 help:  ## list the targets
@@ -54,6 +54,9 @@ bench-pretrained: $(READY)  ## LiteMedSAM's encoder, real and random, against ou
 
 bench-encoders: $(READY)  ## load time, memory and seconds a slice of every encoder
 	$(BIN)/python benchmarks/encoders.py
+
+bench-training: $(READY)  ## stacks/s of exchange, ladder and ladder on cached features
+	$(BIN)/python benchmarks/training_speed.py
 
 bench-boxes: $(READY)  ## LiteMedSAM's real weights, prompted with the reference's boxes
 	$(BIN)/python benchmarks/box_prompts.py

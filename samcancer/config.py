@@ -29,6 +29,9 @@ WindowHu = tuple[float, float]
 ClassPrompt = Literal["indicator", "text", "both"]
 """What asks for a class: a learned indicator [SC], its text by a frozen tower [UM], or both."""
 
+FeatureDtype = Literal["float32", "float16"]
+"""How cached encoder features are kept: as computed, or in half the space and rounded."""
+
 SLICE_CONTEXT = 2
 """Neighbouring slices that a target slice sees on either side, so a stack has five [SC]; a case's
 end slices are replicated as often."""
@@ -167,6 +170,11 @@ class TrainConfig:
     seed: int = 0
     precision: str = "32-true"
     """Lightning Fabric's name of the precision; use bf16-mixed on GPUs only."""
+    feature_cache: str | None = None
+    """Folder of `samcancer cache-features` with what the frozen encoder says of every slice, read
+    instead of computed; for ``ladder`` without augmentation. None computes it anew each time."""
+    feature_dtype: FeatureDtype = "float32"
+    """Of the cached features; float16 halves the folder and rounds them."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -189,11 +197,9 @@ class TrainConfig:
             _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name))
         for name in ("false_presence", "manual_prompts"):
             _require(0 <= getattr(self, name) <= 1, f"train.{name}", getattr(self, name))
-        _require(
-            self.unknown_labels in get_args(UnknownLabels),
-            "train.unknown_labels",
-            self.unknown_labels,
-        )
+        for name, kind in (("unknown_labels", UnknownLabels), ("feature_dtype", FeatureDtype)):
+            value = getattr(self, name)
+            _require(value in get_args(kind), f"train.{name}", value)
 
 
 @dataclass(frozen=True, kw_only=True)

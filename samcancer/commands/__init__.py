@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "build-text-embeddings": "embed the prompts of classes with a CLIP model",
     "make-phantoms": "write synthetic patients with partial labels",
     "prepare-slices": "turn raw scans and labels into a case store",
+    "cache-features": "keep what a frozen encoder says of every slice",
     "train-fold": "train one fold of the cross-validation",
     "pseudo-label": "label unknown classes with the fold models",
     "train-final": "train on labels merged with pseudo labels",

@@ -12,7 +12,7 @@ seed, so a sample is the same whichever worker makes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import numpy as np
 import torch
@@ -23,13 +23,14 @@ from torch.utils.data import Dataset, default_collate
 from samcancer.config import SLICE_CONTEXT, AugmentationConfig, DataConfig, UnknownLabels
 from samcancer.data.augmentation import Augmentation, LabelledChunk
 from samcancer.data.case_store import CaseStore
+from samcancer.data.feature_cache import FeatureCache
 from samcancer.data.ledger import Ledger
 from samcancer.data.sampling import SampleKey
 from samcancer.windowing import window
 
 
-class Sample(TypedDict):
-    """One item; a batch has one more leading axis B everywhere."""
+class _PlainSample(TypedDict):
+    """What every item has."""
 
     image: Tensor
     """(T + 4, S, S) float32 in [0, 1]."""
@@ -45,6 +46,20 @@ class Sample(TypedDict):
     """() int64, first target slice."""
 
 
+class Sample(_PlainSample, total=False):
+    """One item; a batch has one more leading axis B everywhere."""
+
+    features: Sequence[Tensor]
+    """Only with a feature cache: tokens of four stages (T, h, w, D) and embedding (T, h, w, E)."""
+
+
+class _Chunk(NamedTuple):
+    """What is read for a sample."""
+
+    labelled: LabelledChunk
+    features: list[NDArray[Any]] | None
+
+
 class StackDataset(Dataset[Sample]):
     """Maps a :class:`SampleKey` to a sample; files are opened in the process that reads them."""
 
@@ -57,6 +72,7 @@ class StackDataset(Dataset[Sample]):
         data: DataConfig,
         augmentation: AugmentationConfig | None,
         unknown_labels: UnknownLabels = "masked",
+        features: FeatureCache | None = None,
     ) -> None:
         """Bind the parts.
 
@@ -67,7 +83,14 @@ class StackDataset(Dataset[Sample]):
             data: Windows and T.
             augmentation: None leaves the samples as they are, with the first window.
             unknown_labels: ``background`` takes every unknown voxel for background.
+            features: Of the encoder, added to each sample; None leaves the encoder to compute them.
+
+        Raises:
+            ValueError: When augmentation would change slices whose features are cached.
         """
+        if features is not None and augmentation is not None and augmentation.probability > 0:
+            raise ValueError(f"cached features allow no augmentation, got {augmentation!r}")
+        self._features = features
         self._store = store
         self._ledger = ledger
         self.case_ids = tuple(case_ids)
@@ -87,11 +110,11 @@ class StackDataset(Dataset[Sample]):
     def __getitem__(self, key: SampleKey) -> Sample:
         """Return the sample of a key; equal keys give equal samples, bit for bit."""
         rng = np.random.default_rng(key.seed)
-        chunk = self._read(key, rng)
+        chunk, features = self._read(key, rng)
         presence_known = _known_presence(chunk)
         if self._augment is not None:
             chunk = self._augment(chunk, int(rng.integers(1 << 62)))
-        return Sample(
+        sample = Sample(
             image=torch.from_numpy(chunk.image),
             label_bits=torch.from_numpy(chunk.label_bits.view(np.int32)),
             known_bits=torch.from_numpy(chunk.known_bits.view(np.int32)),
@@ -99,8 +122,16 @@ class StackDataset(Dataset[Sample]):
             case_index=torch.tensor(self._case_index[key.case_id]),
             z=torch.tensor(key.start),
         )
+        if features is not None:
+            sample["features"] = [torch.from_numpy(values) for values in features]
+        return sample
 
-    def _read(self, key: SampleKey, rng: np.random.Generator) -> LabelledChunk:
+    def close(self) -> None:
+        """Close this process's files of features; reading opens them again."""
+        if self._features is not None:
+            self._features.close()
+
+    def _read(self, key: SampleKey, rng: np.random.Generator) -> _Chunk:
         count = self._data.slices_per_sample
         slices = self._store.cases[key.case_id].slices
         stop = min(key.start + count, slices)
@@ -110,11 +141,16 @@ class StackDataset(Dataset[Sample]):
         missing = key.start + count - stop
         windows = self._data.train_windows_hu
         chosen = windows[0 if self._augment is None else int(rng.integers(len(windows)))]
-        return LabelledChunk(
+        features = None
+        if self._features is not None:
+            found = self._features.read(key.case_id, chosen, key.start, stop)
+            features = [_repeat_last(values, missing) for values in found]
+        labelled = LabelledChunk(
             window(_repeat_last(hu, missing).astype(np.float32), chosen),
             _repeat_last(label_bits & known_bits, missing),
             np.concatenate([known_bits, np.zeros_like(known_bits[:1]).repeat(missing, axis=0)]),
         )
+        return _Chunk(labelled, features)
 
 
 def collate(samples: Sequence[Sample]) -> Sample:

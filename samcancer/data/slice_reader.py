@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import h5py
 import numpy as np
@@ -100,26 +100,37 @@ class SliceReader:
         return InputError(f"the file is damaged ({error})", path=self.path, mend=self._mend)
 
 
-class ReaderPool:
+class Reader(Protocol):
+    """An open file."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+_Key = TypeVar("_Key", bound=Hashable)
+_Reader = TypeVar("_Reader", bound=Reader)
+
+
+class ReaderPool(Generic[_Key, _Reader]):
     """The most recently used readers of this process, by case; picklable, empty after a fork."""
 
-    def __init__(self, open_reader: Callable[[str], SliceReader]) -> None:
+    def __init__(self, open_reader: Callable[[_Key], _Reader]) -> None:
         """Remember how a case's reader is opened."""
         self._open_reader = open_reader
-        self._readers: OrderedDict[str, SliceReader] = OrderedDict()
+        self._readers: OrderedDict[_Key, _Reader] = OrderedDict()
         self._inherited: list[object] = []
         self._pid = os.getpid()
 
-    def reader(self, case_id: str) -> SliceReader:
+    def reader(self, key: _Key) -> _Reader:
         """Return the reader of a case, opened if need be."""
         if self._pid != os.getpid():
             self._leave_to_parent()
-        if case_id not in self._readers:
-            self._readers[case_id] = self._open_reader(case_id)
+        if key not in self._readers:
+            self._readers[key] = self._open_reader(key)
             if len(self._readers) > _OPEN_FILES:
                 self._readers.popitem(last=False)[1].close()
-        self._readers.move_to_end(case_id)
-        return self._readers[case_id]
+        self._readers.move_to_end(key)
+        return self._readers[key]
 
     def close(self) -> None:
         """Close this process's files; reading opens them again."""

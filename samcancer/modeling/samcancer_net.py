@@ -28,7 +28,8 @@ from samcancer.config import SLICE_CONTEXT
 from samcancer.modeling.class_prompts import ClassAnswers, ClassPrompts
 from samcancer.modeling.class_table import ClassRows, ClassTable
 from samcancer.modeling.cnn_branch import CnnBranch
-from samcancer.modeling.encoders import Encoder
+from samcancer.modeling.encoder_features import EncoderFeatures, GivenFeatures, WithoutGradient
+from samcancer.modeling.encoders import Encoder, EncoderPass
 from samcancer.modeling.exchange import Exchange
 from samcancer.modeling.layers import ABSENT_LOGIT
 from samcancer.modeling.manual_prompts import ManualPrompts
@@ -125,11 +126,18 @@ class SamCancerNet(nn.Module):
     def _map_bytes(self) -> int:
         return 4 * self.image_size**2 * self.cnn.channels[0]
 
+    @property
+    def takes_encoder_features(self) -> bool:
+        """Whether the encoder's features follow from the slice alone: frozen, nothing fed back."""
+        fed_back = any(exchange.to_tokens is not None for exchange in self.exchanges)
+        return not fed_back and not any(p.requires_grad for p in self.encoder.parameters())
+
     def forward(
         self,
         chunk: Tensor,
         presence: Tensor | None = None,
         manual: ManualPrompts | None = None,
+        encoded: EncoderFeatures | None = None,
     ) -> NetOutput:
         """Segment the T target slices of each chunk.
 
@@ -138,8 +146,9 @@ class SamCancerNet(nn.Module):
             presence: True presence (B, T, K) in {0, 1} for training, NaN where unknown; None lets
                 the network use its own prediction.
             manual: Points, boxes and masks that a person gave.
+            encoded: Features of the target slices (B, T, ...), when they were computed before.
         """
-        look = self.look(chunk, presence, manual)
+        look = self.look(chunk, presence, manual, encoded)
         coarse = look.by_chunk(look.answers.coarse_logits)
         return NetOutput(self.outline(look), look.presence_logits, coarse)
 
@@ -148,19 +157,21 @@ class SamCancerNet(nn.Module):
         chunk: Tensor,
         presence: Tensor | None = None,
         manual: ManualPrompts | None = None,
+        encoded: EncoderFeatures | None = None,
     ) -> Look:
         """Run what has to be known before an outline is drawn; see :meth:`forward`."""
         self._check(chunk)
         slices = chunk.shape[1] - 2 * SLICE_CONTEXT
         chunk = chunk.transpose(0, 1)
         targets = chunk[SLICE_CONTEXT:-SLICE_CONTEXT].reshape(-1, 1, *chunk.shape[2:])
-        tokens = self.encoder.embed(targets)
+        encoder = self._encoder_for(encoded)
+        tokens = encoder.embed(targets)
         full, x = self.cnn.stem(chunk)
         skips = [full]
         for index, (down, exchange) in enumerate(zip(self.cnn.downs, self.exchanges, strict=True)):
-            tokens, x = exchange(self.encoder.stage(index, tokens), down(x))
+            tokens, x = exchange(encoder.stage(index, tokens), down(x))
             skips.append(x)
-        image = self.encoder.embedding(tokens)
+        image = encoder.embedding(tokens)
         *shallow, deepest = skips
         shallow.reverse()
         features = [image, *self.cnn.decode(deepest, shallow[:PROMPT_STAGES])]
@@ -212,6 +223,16 @@ class SamCancerNet(nn.Module):
             wanted=wanted,
         )
         return masks
+
+    def _encoder_for(self, encoded: EncoderFeatures | None) -> EncoderPass:
+        """Return what encodes the slices: the encoder, or features that it has given before."""
+        apart = self.takes_encoder_features
+        if encoded is not None and not apart:
+            msg = "features can be given only with a frozen encoder and the interaction ladder"
+            raise ValueError(msg)
+        if encoded is not None:
+            return GivenFeatures(encoded)
+        return WithoutGradient(self.encoder) if apart else self.encoder
 
     def _check(self, chunk: Tensor) -> None:
         size = self.image_size

@@ -110,7 +110,7 @@ def save_checkpoint(stem: Path, model: nn.Module, meta: CheckpointMeta) -> str:
         "format": FORMAT_VERSION,
         "version": __version__,
         "safetensors_sha256": sha256,
-        "frozen_sha256": _digest(omitted),
+        "frozen_sha256": tensors_sha256(omitted),
         **dataclasses.asdict(meta),
         "config": config_to_dict(meta.config),
     }
@@ -229,7 +229,7 @@ def split_state(
     return {k: v for k, v in state.items() if k not in omitted}, omitted
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str | None:
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str | None:
     """Return a SHA-256 over names and values; None for no tensors."""
     if not tensors:
         return None
@@ -307,7 +307,7 @@ def _load_strictly(
         raise InputError(
             f"is of another network: it {'; it '.join(differences)}", path=path, mend=_RETRAIN
         )
-    if _digest(omitted) != meta["frozen_sha256"]:
+    if tensors_sha256(omitted) != meta["frozen_sha256"]:
         raise InputError(
             "was trained with other frozen encoder weights (their SHA-256 differs)",
             path=path,

@@ -83,13 +83,14 @@ class BatchLoader:
                 raise _explained(error) from error
             if isinstance(batch, InputError):
                 raise batch
-            moved = {k: v.to(self._device, non_blocking=True) for k, v in batch.items()}
+            moved = {name: _moved(values, self._device) for name, values in batch.items()}
             self.waiting_s += time.perf_counter() - started
             yield cast(Sample, moved)
 
     def close(self) -> None:
         """End the workers; no batch can be had afterwards."""
         del self._loader
+        self._dataset.close()
 
     def case_names(self, batch: Sample) -> list[str]:
         """Return the cases of a batch, each once."""
@@ -119,6 +120,13 @@ def _collate_or_first_error(items: Sequence[Any]) -> Sample | InputError:
         if isinstance(item, InputError):
             return item
     return collate(items)
+
+
+def _moved(values: Any, device: torch.device) -> Any:
+    """Put a tensor, or each of several, on the device."""
+    if isinstance(values, torch.Tensor):
+        return values.to(device, non_blocking=True)
+    return [value.to(device, non_blocking=True) for value in values]
 
 
 def _fork_server() -> Any:

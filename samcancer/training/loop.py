@@ -21,22 +21,19 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from samcancer.data.case_store import CaseStore
-from samcancer.data.dataset import Sample, StackDataset
-from samcancer.data.ledger import Ledger
-from samcancer.data.sampling import EpochSchedule, SlicePool
+from samcancer.data.dataset import Sample
 from samcancer.errors import InputError
-from samcancer.training.checkpoint import BEST, LAST, CheckpointMeta, save_checkpoint
+from samcancer.training.checkpoint import BEST, LAST, save_checkpoint
 from samcancer.training.devices import gathered, largest, on_rank_zero
 from samcancer.training.epoch_log import EpochLog, EpochMeter
-from samcancer.training.loader import BatchLoader, WorkerDiedError
+from samcancer.training.job import TrainJob, make_loader, make_schedule
+from samcancer.training.loader import WorkerDiedError
 from samcancer.training.progress import RunProgress
 from samcancer.training.resume import RESUME_NAME, read_resume, write_resume
 from samcancer.training.schedule import progress_of
@@ -57,23 +54,11 @@ from samcancer.training.validate import (
     validate,
 )
 
+__all__ = ["Outcome", "TrainJob", "TrainResult", "train"]
+
 _log = logging.getLogger(__name__)
 
 Outcome = Literal["finished", "stopped"]
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """What to train on, and what to say about it in checkpoints."""
-
-    store: CaseStore
-    ledger: Ledger
-    pool: SlicePool
-    """Of the training cases."""
-    validation_cases: tuple[str, ...]
-    meta: CheckpointMeta
-    """Configuration, classes, patients; epoch, step and results are filled in."""
-    folder: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +148,8 @@ class _Run:
         )
         if state is not None:
             self._restore(state)
-        self._schedule = self._make_schedule()
-        self._loader = self._make_loader()
+        self._schedule = make_schedule(job, rank=fabric.global_rank, world_size=fabric.world_size)
+        self._loader = make_loader(job, self._schedule, device=fabric.device)
         self._clock_start: float | None = None
 
     def train(
@@ -362,31 +347,6 @@ class _Run:
         self._stepper.restore(state["optimizer"], state["scaler"])
         self._meter.load_state(state["meter"])
         restore_random_state(state["random_states"][self._fabric.global_rank], self._fabric.device)
-
-    def _make_schedule(self) -> EpochSchedule:
-        return EpochSchedule(
-            self._job.pool,
-            seed=self._config.seed,
-            batch_size=self._config.batch_size,
-            samples_per_epoch=self._config.samples_per_epoch,
-            lesion_fraction=self._job.meta.config.data.lesion_fraction,
-            rank=self._fabric.global_rank,
-            world_size=self._fabric.world_size,
-        )
-
-    def _make_loader(self) -> BatchLoader:
-        config = self._job.meta.config
-        dataset = StackDataset(
-            self._job.store,
-            self._job.ledger,
-            case_ids=[case.case_id for case in self._job.pool.cases],
-            data=config.data,
-            augmentation=config.augmentation,
-            unknown_labels=config.train.unknown_labels,
-        )
-        return BatchLoader(
-            dataset, self._schedule, workers=config.data.workers, device=self._fabric.device
-        )
 
     def _progress(self, elapsed_s: float) -> float:
         return progress_of(

@@ -30,9 +30,11 @@ from samcancer.errors import InputError
 from samcancer.files import folder_lock, remove_stale_temporaries, write_text_atomic
 from samcancer.pretrained import checkpoint_sha256
 from samcancer.pretrained.text_embeddings import read_text_embeddings
+from samcancer.training.cached_features import open_cache
 from samcancer.training.checkpoint import CheckpointMeta, ModelBuilder
 from samcancer.training.devices import on_rank_zero, start_fabric
-from samcancer.training.loop import TrainJob, TrainResult, train
+from samcancer.training.job import TrainJob
+from samcancer.training.loop import TrainResult, train
 from samcancer.training.network import build_network
 
 _log = logging.getLogger(__name__)
@@ -263,11 +265,13 @@ def _train(
     validation = tuple(case for case in held_out if store.annotated_bits(case))
     _check_annotations(store, training, validation)
     pool = _pool(store, ledger, training, pseudo=pseudo, config=config)
-    job = TrainJob(store, ledger, pool, validation, meta, folder)
+    model = _network(options, meta.class_names)
+    features = open_cache(store, model, config, case_ids=training)
+    job = TrainJob(store, ledger, pool, validation, meta, folder, features)
     with contextlib.ExitStack() as stack:
         on_rank_zero(fabric, lambda: _take_folder(stack, folder))
         return train(
-            _network(options, meta.class_names),
+            model,
             job,
             fabric=fabric,
             resume=options.resume,

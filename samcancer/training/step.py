@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from samcancer.config import TrainConfig
 from samcancer.data.dataset import Sample
 from samcancer.errors import InputError
+from samcancer.modeling.encoder_features import EncoderFeatures
 from samcancer.training.drawn_prompts import draw_prompts
 from samcancer.training.losses import LossParts, masked_loss, unpack_targets
 from samcancer.training.schedule import learning_rate_factor
@@ -63,7 +64,13 @@ class Stepper:
         try:
             told = targets.teacher_presence(false_share=self._config.false_presence)
             manual = draw_prompts(targets, share=self._prompt_share)
-            output = self._model(batch["image"], told, *([] if manual is None else [manual]))
+            encoded = _given_features(batch)
+            output = self._model(
+                batch["image"],
+                told,
+                *([] if manual is None else [manual]),
+                **({} if encoded is None else {"encoded": encoded}),
+            )
             parts = masked_loss(
                 output.mask_logits,
                 output.presence_logits,
@@ -113,3 +120,11 @@ class Stepper:
         if norm is None or self.scaler_state():
             return finite
         return finite and math.isfinite(float(norm))
+
+
+def _given_features(batch: Sample) -> EncoderFeatures | None:
+    """Return a batch's cached features in the type they were computed in; None without any."""
+    if "features" not in batch:
+        return None
+    *stages, embedding = (values.float() for values in batch["features"])
+    return EncoderFeatures(tuple(stages), embedding)

@@ -136,3 +136,40 @@ def test_unpacked_bits_have_the_class_axis_after_the_slices(trailing: tuple[int,
     assert spread.shape == (2, 5, 3, *trailing)
     assert spread.dtype == torch.float32
     assert [float(spread[:, :, k].mean()) for k in range(3)] == [1, 0, 1]
+
+
+class NumberedFeatures:
+    """A cache in memory: each feature is the slice's number, plus a half in the second window."""
+
+    def read(
+        self, case_id: str, window_hu: tuple[float, float], start: int, stop: int
+    ) -> list[NDArray[Any]]:
+        number = np.arange(start, stop) + 0.5 * WINDOWS.index(window_hu)
+        return [np.full((stop - start, 2, 2, 3), number[:, None, None, None]) for _ in range(5)]
+
+
+def test_cached_features_are_those_of_the_target_slices_in_the_drawn_window() -> None:
+    plain = AugmentationConfig(probability=0)
+    made = dataset(targets=3, augmentation=plain, features=NumberedFeatures())
+    hu = ArrayCase().hu[1:8]
+    for seed in range(10):
+        sample = made[key(1, seed)]
+        drawn = int(np.allclose(sample["image"], np.clip((hu + 1300.0) / 1600.0, 0, 1)))
+        for values in sample["features"]:
+            assert values[:, 0, 0, 0].tolist() == [
+                1 + 0.5 * drawn,
+                2 + 0.5 * drawn,
+                3 + 0.5 * drawn,
+            ]
+
+
+def test_cached_features_past_the_end_repeat_the_last_slice() -> None:
+    sample = dataset(targets=3, features=NumberedFeatures())[key(4)]
+    assert [values[:, 0, 0, 0].tolist() for values in sample["features"]] == [[4.0, 4.0, 4.0]] * 5
+    batch = collate([sample, sample])
+    assert [tuple(values.shape) for values in batch["features"]] == [(2, 3, 2, 2, 3)] * 5
+
+
+def test_cached_features_of_augmented_slices_are_refused() -> None:
+    with pytest.raises(ValueError, match="cached features allow no augmentation"):
+        dataset(augmentation=AugmentationConfig(), features=NumberedFeatures())

@@ -20,6 +20,7 @@ __all__ = [
     "ENCODERS",
     "DecoderShape",
     "Encoder",
+    "EncoderPass",
     "EncoderSpec",
     "ImageEncoder",
     "StateConverter",
@@ -28,7 +29,20 @@ __all__ = [
 ]
 
 
-class Encoder(Protocol):
+class EncoderPass(Protocol):
+    """The way of slices through an encoder, with a halt after each stage."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 1, S, S) in [0, 1] -> tokens (B, h, w, D)."""
+
+    def stage(self, index: int, tokens: Tensor) -> Tensor:
+        """Run stage 0 to 3."""
+
+    def embedding(self, tokens: Tensor) -> Tensor:
+        """Tokens after the last stage -> image embedding (B, E, h, w)."""
+
+
+class Encoder(EncoderPass, Protocol):
     """What the network asks of an image encoder."""
 
     stage_dims: tuple[int, ...]
@@ -40,15 +54,6 @@ class Encoder(Protocol):
 
     def working_bytes(self, image_size: int) -> int:
         """Return about how much memory an image takes at inference, beside the weights."""
-
-    def embed(self, images: Tensor) -> Tensor:
-        """(B, 1, S, S) in [0, 1] -> tokens (B, h, w, D)."""
-
-    def stage(self, index: int, tokens: Tensor) -> Tensor:
-        """Run stage 0 to 3."""
-
-    def embedding(self, tokens: Tensor) -> Tensor:
-        """Tokens after the last stage -> image embedding (B, E, h, w)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,61 @@
+"""What a run trains on, and the batches that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from samcancer.data.case_store import CaseStore
+from samcancer.data.dataset import StackDataset
+from samcancer.data.feature_cache import FeatureCache
+from samcancer.data.ledger import Ledger
+from samcancer.data.sampling import EpochSchedule, SlicePool
+from samcancer.training.checkpoint import CheckpointMeta
+from samcancer.training.loader import BatchLoader
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What to train on, and what to say about it in checkpoints."""
+
+    store: CaseStore
+    ledger: Ledger
+    pool: SlicePool
+    """Of the training cases."""
+    validation_cases: tuple[str, ...]
+    meta: CheckpointMeta
+    """Configuration, classes, patients; epoch, step and results are filled in."""
+    folder: Path
+    features: FeatureCache | None = None
+    """What the frozen encoder says of the training cases; None has it compute that anew."""
+
+
+def make_schedule(job: TrainJob, *, rank: int = 0, world_size: int = 1) -> EpochSchedule:
+    """Return the batches of one process of the run."""
+    config = job.meta.config
+    return EpochSchedule(
+        job.pool,
+        seed=config.train.seed,
+        batch_size=config.train.batch_size,
+        samples_per_epoch=config.train.samples_per_epoch,
+        lesion_fraction=config.data.lesion_fraction,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def make_loader(job: TrainJob, schedule: EpochSchedule, *, device: torch.device) -> BatchLoader:
+    """Return what serves the schedule's batches."""
+    config = job.meta.config
+    dataset = StackDataset(
+        job.store,
+        job.ledger,
+        case_ids=[case.case_id for case in job.pool.cases],
+        data=config.data,
+        augmentation=config.augmentation,
+        unknown_labels=config.train.unknown_labels,
+        features=job.features,
+    )
+    return BatchLoader(dataset, schedule, workers=config.data.workers, device=device)
