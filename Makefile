@@ -7,7 +7,7 @@ DEMO   ?= demo
 REAL   ?= demo-real
 
 .PHONY: help install lint format test test-slow demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes bench-startup bench-training \
-	bench-engine bench-roofline bench-whole-scan bench-efficiency clean
+	bench-engine bench-roofline bench-backends bench-whole-scan bench-efficiency clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -70,6 +70,10 @@ bench-engine: $(READY)  ## the engine against stacks; scans up to 1000 slices; 1
 
 bench-roofline: $(READY)  ## GFLOP/s of every group of layers against the matrix product
 	$(BIN)/python benchmarks/roofline.py
+
+bench-backends: $(READY)  ## PyTorch as it is against torch.compile and OpenVINO
+	$(BIN)/python -m pip install --quiet openvino
+	$(BIN)/python benchmarks/backends.py
 
 bench-whole-scan: $(READY)  ## a scan of 100 slices against nnU-Net v2, MONAI and segment_anything
 	$(PYTHON) -m venv $(VENV)/compared

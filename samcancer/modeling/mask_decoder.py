@@ -28,6 +28,10 @@ from samcancer.modeling.class_table import ClassRows
 from samcancer.modeling.manual_prompts import NO_POINT, ManualPrompts, PromptMaps
 from samcancer.modeling.sam_modules import MaskDecoder, PromptEncoder
 
+_PAIRS_AT_ONCE = 16
+"""Slices and classes that go through the transformer together at inference: what they take stays in
+the processor's cache, and memory does not grow with the classes."""
+
 
 class PromptedMaskDecoder(nn.Module):
     """One mask per class from SAM's prompt encoder and mask decoder."""
@@ -77,15 +81,15 @@ class PromptedMaskDecoder(nn.Module):
         pairs = torch.arange(batch * classes, device=image.device)
         if wanted is not None:
             pairs = wanted.flatten().nonzero().flatten()
-        tokens, images = self._transform(image, prompts, manual, pairs, size=pixels.shape[-1])
-        upscaled = self.mask_decoder.output_upscaling(images)
-        kernel = self.mask_decoder.output_hypernetworks_mlps[0](tokens)
-        coarse = torch.einsum("kchw,kc->khw", upscaled, kernel)
+        blocks = [pairs] if torch.is_grad_enabled() else torch.split(pairs, _PAIRS_AT_ONCE)
+        size = pixels.shape[-1]
+        answers = [self._answer(image, prompts, manual, block, size=size) for block in blocks]
         coarse, kernel = (
-            x.new_zeros(batch * classes, *x.shape[1:])
-            .index_copy(0, pairs, x)
+            x[0]
+            .new_zeros(batch * classes, *x[0].shape[1:])
+            .index_copy(0, pairs, torch.cat(x))
             .unflatten(0, (batch, classes))
-            for x in (coarse, kernel)
+            for x in zip(*answers, strict=True)
         )
         kernels = kernel @ self.pixel_embedding.weight + rows.pixel_kernel
         fine = torch.einsum("nchw,nkc->nkhw", pixels, kernels)
@@ -93,6 +97,21 @@ class PromptedMaskDecoder(nn.Module):
         coarse = F.interpolate(coarse, size=pixels.shape[-2:], mode="bilinear")
         masks: Tensor = self.prompt_maps(fine + coarse + bias[:, :, None, None], pixels, manual)
         return masks
+
+    def _answer(
+        self,
+        image: Tensor,
+        prompts: Tensor,
+        manual: ManualPrompts | None,
+        pairs: Tensor,
+        *,
+        size: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the masks at the upscaled image (P, 4h, 4w), and their kernels (P, E/8)."""
+        tokens, images = self._transform(image, prompts, manual, pairs, size=size)
+        upscaled = self.mask_decoder.output_upscaling(images)
+        kernel = self.mask_decoder.output_hypernetworks_mlps[0](tokens)
+        return torch.einsum("kchw,kc->khw", upscaled, kernel), kernel
 
     def _transform(
         self,

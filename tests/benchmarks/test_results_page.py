@@ -40,7 +40,7 @@ def test_an_unknown_section_is_refused(tmp_path: Path) -> None:
     "name",
     [
         *("demo", "demo-real", "sarcoma", "speed"),
-        *("startup", "gzip", "engine", "roofline", "whole_scan", "efficiency"),
+        *("startup", "gzip", "engine", "roofline", "backends", "whole_scan", "efficiency"),
     ],
 )
 def test_the_page_has_every_section_once(name: str) -> None:
