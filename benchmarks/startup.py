@@ -1,8 +1,9 @@
 """How long the console command takes from the start of the process to its end.
 
-Every run is a process of its own; one run that is not counted comes first, so that files lie in
-the system's cache and byte code is written. The scan and the untrained network are tiny, so what
-is measured is starting, not segmenting. Example: ``python benchmarks/startup.py --runs 9``
+Every run is a process of its own, and the commands take turns. One turn that is not counted comes
+first, so that files lie in the system's cache and byte code is written. The scan and the untrained
+network are tiny, so what is measured is starting, not segmenting.
+Example: ``python benchmarks/startup.py --runs 9``
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +67,24 @@ def measure(runs: int, folder: Path) -> dict[str, Any]:
         "command": f"python benchmarks/startup.py --runs {runs}",
         "machine": f"{processor_name()}, {os.cpu_count()} cores",
         "runs": runs,
-        "seconds": {name: time_runs(words, runs) for name, words in commands.items()},
+        "seconds": time_runs(commands, runs),
     }
 
 
-def time_runs(words: Sequence[str], runs: int) -> list[float]:
-    """Return the seconds of each process; one more runs before them."""
-    seconds = []
+def time_runs(commands: Mapping[str, Sequence[str]], runs: int) -> dict[str, list[float]]:
+    """Return the seconds of each process; commands take turns, and the first turn is not counted.
+
+    Args:
+        commands: Name -> arguments of Python.
+        runs: Turns that count.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(runs + 1):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, *words], check=True, capture_output=True)
-        seconds.append(time.perf_counter() - started)
-    return seconds[1:]
+        for name, words in commands.items():
+            started = time.perf_counter()
+            subprocess.run([sys.executable, *words], check=True, capture_output=True)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: found[1:] for name, found in seconds.items()}
 
 
 def to_markdown(figures: dict[str, Any]) -> str:

@@ -17,8 +17,9 @@ def test_best_and_median_of_every_command_are_shown() -> None:
     assert "| a | 1.00 | 2.50 |" in startup.to_markdown(figures)
 
 
-def test_the_run_before_the_counted_ones_is_left_out() -> None:
-    assert len(startup.time_runs(["-c", "pass"], 2)) == 2
+def test_the_turn_before_the_counted_ones_is_left_out() -> None:
+    seconds = startup.time_runs({"a": ["-c", "pass"], "b": ["-c", "pass"]}, 2)
+    assert {name: len(found) for name, found in seconds.items()} == {"a": 2, "b": 2}
 
 
 @pytest.mark.slow
