@@ -21,7 +21,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ from samcancer.modeling.chunks import Chunk, SliceSource, read_chunks
 from samcancer.modeling.layers import ABSENT_LOGIT
 from samcancer.modeling.manual_prompts import ManualPrompts, SlicePrompt, collate
 from samcancer.windowing import window
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _log = logging.getLogger(__name__)
 
@@ -85,51 +88,34 @@ class Member:
     window_hu: WindowHu
 
 
+class PredictOptions(TypedDict, total=False):
+    """Options of :func:`predict_ensemble`."""
+
+    batch: int
+    device: torch.device | str
+    precision: str
+    flip: bool
+    skip_air: bool
+    thresholds: Tensor | None
+    prompts: Sequence[SlicePrompt]
+
+
 def predict_slices(
     model: nn.Module,
     slices_hu: NDArray[np.int16] | SliceSource,
     *,
     window_hu: WindowHu,
-    batch: int = 8,
-    device: torch.device | str = "cpu",
-    precision: str = "32-true",
-    flip: bool = False,
-    skip_air: bool = True,
-    thresholds: Tensor | None = None,
-    prompts: Sequence[SlicePrompt] = (),
+    **options: Unpack[PredictOptions],
 ) -> Iterator[SlicePrediction]:
-    """Yield one network's prediction for every slice of a case, chunk by chunk, in order.
+    """Yield one network's prediction for every slice of a case; see :func:`predict_ensemble`.
 
     Args:
-        model: Maps (1, T + 4, S, S) in [0, 1] to mask logits (1, T, K, S, S) and presence logits
-            (1, T, K); already on ``device``.
+        model: The network.
         slices_hu: (Z + 4, S, S) int16 padded slices, Z >= 1.
         window_hu: Range mapped to [0, 1].
-        batch: Slices per chunk (T). On a full GPU it is halved until it fits.
-        device: Where the chunks are sent.
-        precision: One of Lightning Fabric's names; ``32-true``, ``bf16-mixed`` or ``16-mixed``.
-        flip: Also predict on left-right mirrored slices and average the probabilities.
-        skip_air: Ask the network once for all slices of air; prompted slices never count as air.
-        thresholds: (K,) presence probability from which a class counts as present in a slice; the
-            logits of others are ``ABSENT_LOGIT`` there. None leaves all logits as they are.
-        prompts: What a person said about single slices; where they are sure of a class, its
-            presence is 1.
-
-    Raises:
-        ValueError: When the slices are not padded slices, or an option is unknown.
-        InputError: When not even one slice fits into the GPU's memory.
+        options: Of :func:`predict_ensemble`.
     """
-    return predict_ensemble(
-        [Member(model, window_hu)],
-        slices_hu,
-        batch=batch,
-        device=device,
-        precision=precision,
-        flip=flip,
-        skip_air=skip_air,
-        thresholds=thresholds,
-        prompts=prompts,
-    )
+    return predict_ensemble([Member(model, window_hu)], slices_hu, **options)
 
 
 def predict_ensemble(
@@ -144,10 +130,28 @@ def predict_ensemble(
     thresholds: Tensor | None = None,
     prompts: Sequence[SlicePrompt] = (),
 ) -> Iterator[SlicePrediction]:
-    """Yield the mean prediction of several networks; see :func:`predict_slices`.
+    """Yield the mean prediction of networks for every slice of a case, chunk by chunk, in order.
 
     Probabilities are averaged, of masks and of presence alike, and returned as logits. One network
     without mirroring returns its logits untouched.
+
+    Args:
+        members: Networks, on ``device`` already, that map (1, T + 4, S, S) in [0, 1] to mask logits
+            (1, T, K, S, S) and presence logits (1, T, K).
+        slices_hu: (Z + 4, S, S) int16 padded slices, Z >= 1.
+        batch: Slices per chunk (T). On a full GPU it is halved until it fits.
+        device: Where the chunks are sent.
+        precision: One of Lightning Fabric's names; ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        flip: Also predict on left-right mirrored slices and average the probabilities.
+        skip_air: Ask the networks once for all slices of air; prompted slices never count as air.
+        thresholds: (K,) presence probability from which a class counts as present in a slice; the
+            logits of others are ``ABSENT_LOGIT`` there. None leaves all logits as they are.
+        prompts: What a person said about single slices; where they are sure of a class, its
+            presence is 1.
+
+    Raises:
+        ValueError: When the slices are not padded slices, or an option is unknown.
+        InputError: When not even one slice fits into the GPU's memory.
     """
     _check(slices_hu, batch)
     place = torch.device(device)
