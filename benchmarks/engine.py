@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from resource_use import MIB, high_water_bytes, resident_bytes, run_watched
 from results_page import markdown_table, publish, run_description
 from torch import Tensor, nn
-from workload import Workload
+from workload import SPACING_MM, Workload
 
 from samcancer.config import SLICE_CONTEXT, DataConfig
 from samcancer.errors import InputError
 from samcancer.files import read_json
 from samcancer.inference.volume import EngineOptions, LabelMaps, predict_volume
 from samcancer.modeling import NetOutput
-from samcancer.modeling.engine import Member
+from samcancer.modeling.slice_prediction import Member
 
 SLICES = (25, 50, 100, 250, 500, 1000)
 CLASSES = (1, 4, 15, 32)
@@ -179,6 +179,7 @@ def predict(
         [Member(network, DataConfig().inference_window_hu)],
         volume_hu,
         grid=workload.grid,
+        slice_mm=SPACING_MM[2],
         is_lesion=[True] * len(names),
         thresholds=torch.full((len(names),), threshold),
         maps=maps,

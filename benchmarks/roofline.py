@@ -27,7 +27,7 @@ from samcancer.errors import InputError
 from samcancer.inference.slices import ResizedSlices
 from samcancer.modeling import SamCancerNet
 from samcancer.modeling.encoders import ImageEncoder
-from samcancer.modeling.engine import predict_slices
+from samcancer.modeling.predict import predict_slices
 
 PEAK_SIDES = (512, 1024, 2048, 4096)
 """Sides of the square products."""

@@ -41,7 +41,7 @@ from samcancer.inference.models import Ensemble
 from samcancer.inference.scan import InferenceOptions
 from samcancer.inference.volume import EngineOptions
 from samcancer.modeling import build_model, count_parameters
-from samcancer.modeling.engine import Member, threshold_vector
+from samcancer.modeling.slice_prediction import Member, threshold_vector
 from samcancer.training.checkpoint import ModelBuilder, load_checkpoint
 from samcancer.training.run import RunOptions, fold_name, open_store, train_fold
 

@@ -2,8 +2,7 @@
 
 Arrays are (slice, row, column). The field of view is padded to a square in millimetres, the scan
 centred and air around it, then divided into S x S pixels; nothing is resampled along z ([SC]
-section 3). Each step is ``row_matrix @ slice @ column_matrix.T``. Downsampling is antialiased with
-a triangle filter as wide as the larger pixel; upsampling is linear.
+section 3). Each step is ``row_matrix @ slice @ column_matrix.T`` (see samcancer.resampling).
 """
 
 from __future__ import annotations
@@ -16,16 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
+from samcancer.resampling import (
+    NEGLIGIBLE,
+    FloatArray,
+    backward_matrix,
+    read_only,
+    target_edges,
+    triangle_weights,
+)
+
 AIR_HU = -1024
 """Value of pixels outside the scan's field of view."""
 
 _COVERED = 0.5
 """Share of a pixel that a mask has to cover to set it."""
-
-_EDGE_TOLERANCE = 1e-6
-"""Slack, in pixels, for comparing pixel edges after rounding errors."""
-
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class InPlaneGrid:
 
     def logit_matrices(self) -> tuple[FloatArray, FloatArray]:
         """Return (rows, size) and (columns, size) matrices back to the scan; sums are 1."""
-        return _logit_matrix(*self._row_axis()), _logit_matrix(*self._column_axis())
+        return backward_matrix(*self._row_axis()), backward_matrix(*self._column_axis())
 
     def pixel_of(self, column: float, row: float) -> tuple[float, float]:
         """Return where a place of the scan's slice lies on the S x S slice, as (x, y).
@@ -131,7 +134,7 @@ def resize_mask(mask: NDArray[np.bool_], grid: InPlaneGrid) -> NDArray[np.bool_]
     for z in np.flatnonzero(mask.any(axis=(1, 2))):
         half = row @ mask[z].astype(np.float32)
         coverage = (column @ np.ascontiguousarray(half.T)).T
-        resized[z] = coverage >= _COVERED - _EDGE_TOLERANCE
+        resized[z] = coverage >= _COVERED - NEGLIGIBLE
         _keep_components(mask[z], resized[z], matrices)
     return resized
 
@@ -164,54 +167,21 @@ def _require_shape(array: NDArray[Any], grid: InPlaneGrid) -> None:
         )
 
 
-def _edges(count: int, size: int, scale: float) -> NDArray[np.float64]:
-    """Return the size + 1 pixel edges in source pixels, whose own edges are 0..count."""
-    steps = np.arange(size + 1, dtype=np.float64) - size / 2
-    return count / 2 + steps * np.float64(scale)
-
-
 @lru_cache(maxsize=64)
 def _image_matrix(count: int, size: int, scale: float) -> FloatArray:
-    edges = _edges(count, size, scale)
+    edges = target_edges(count, size, scale)
     inside = np.clip(edges, 0, count)
     share = np.diff(inside) / scale
     centres = (inside[:-1] + inside[1:]) / 2
-    return _frozen(_triangle(centres, count, max(1.0, scale)) * share[:, None])
+    return read_only(triangle_weights(centres, count, max(1.0, scale)) * share[:, None])
 
 
 @lru_cache(maxsize=64)
 def _coverage_matrix(count: int, size: int, scale: float) -> FloatArray:
     if scale < 1:
         return _image_matrix(count, size, scale)
-    edges = _edges(count, size, scale)
+    edges = target_edges(count, size, scale)
     upper = np.minimum(edges[1:, None], np.arange(1, count + 1))
     lower = np.maximum(edges[:-1, None], np.arange(count))
     overlap = np.maximum(upper - lower, 0) / scale
-    return _frozen(np.where(overlap > _EDGE_TOLERANCE, overlap, 0))
-
-
-@lru_cache(maxsize=64)
-def _logit_matrix(count: int, size: int, scale: float) -> FloatArray:
-    first_edge = _edges(count, size, scale)[0]
-    centres = (np.arange(count) + 0.5 - first_edge) / scale
-    return _frozen(_triangle(centres, size, max(1.0, 1 / scale)))
-
-
-def _triangle(centres: NDArray[np.float64], count: int, half_width: float) -> NDArray[np.float64]:
-    """Return (outputs, count) triangle weights, with the end pixels repeated outwards."""
-    reach = int(np.ceil(half_width)) + 1
-    positions = np.arange(-reach, count + reach)
-    distance = np.abs(positions + 0.5 - np.clip(centres, 0, count)[:, None])
-    weights = np.maximum(0, 1 - distance / half_width)
-    weights[weights < _EDGE_TOLERANCE] = 0
-    weights /= weights.sum(axis=1, keepdims=True)
-    folded: NDArray[np.float64] = weights[:, reach:-reach].copy()
-    folded[:, 0] += weights[:, :reach].sum(axis=1)
-    folded[:, -1] += weights[:, -reach:].sum(axis=1)
-    return folded
-
-
-def _frozen(matrix: NDArray[np.float64]) -> FloatArray:
-    result = np.ascontiguousarray(matrix, np.float32)
-    result.setflags(write=False)
-    return result
+    return read_only(np.where(overlap > NEGLIGIBLE, overlap, 0))

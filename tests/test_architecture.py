@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
-    {"errors", "files", "config", "taxonomy", "geometry", "windowing", "inplane"},
+    {"errors", "files", "config", "taxonomy", "geometry", "windowing", "resampling", "inplane"},
     {"pretrained"},
     {"volume_io"},
     {"data"},

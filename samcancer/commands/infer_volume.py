@@ -61,6 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="run the network once for all slices without a voxel above the window; same masks",
     )
+    parser.add_argument(
+        "--overlap",
+        type=_share,
+        metavar="SHARE",
+        help="of a volume network's patches, 0 to under 1 (default: the model's, usually 0.5)",
+    )
+    parser.add_argument(
+        "--stitch-device",
+        choices=("cpu", "cuda"),
+        help="where a volume network's patches are added up (default: --device); cpu spares a GPU",
+    )
     parser.add_argument("--precision", choices=_PRECISIONS, default="32-true")
     parser.add_argument("--tta", action="store_true", help="average with the mirrored scan")
     parser.add_argument("--per-class", action="store_true", help="also one mask per class")
@@ -151,6 +162,8 @@ def run(args: argparse.Namespace) -> int:
             precision=args.precision,
             flip=args.tta,
             skip_air=args.skip_air,
+            overlap=args.overlap,
+            stitch_device=args.stitch_device,
         ),
         read=ReadOptions(
             affine=args.affine, nan_fill=args.nan_fill, nearest_rotation=args.nearest_rotation
@@ -267,6 +280,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and under 1, got {value}")
     return value
 
 

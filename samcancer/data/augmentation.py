@@ -39,6 +39,11 @@ class Augmentation:
         self.config = config
         self._transforms: _Transforms | None = None
 
+    @property
+    def acts(self) -> bool:
+        """Whether it can change a chunk at all."""
+        return self.config.probability > 0
+
     def __call__(self, chunk: LabelledChunk, seed: int) -> LabelledChunk:
         """Return the chunk changed as ``seed`` says.
 

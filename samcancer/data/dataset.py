@@ -1,9 +1,9 @@
-"""Training samples from a case store: a chunk of slices, its labels, and what is known about them.
+"""Training samples from a case store: slices, their labels, and what is known about them.
 
-A sample of T target slices is a chunk of T + 4 padded slices (slice z of a case is padded slice
-z + 2), windowed to [0, 1] with one of the configured windows. Labels are bit fields, bit k for
-class k, as in the store; :func:`unpack_bits` spreads them on the device. A target past the end of
-a case repeats the last slice and is wholly unknown.
+A sample is windowed to [0, 1] with one of the configured windows and changed at random. Labels are
+bit fields, bit k for class k, as in the store; :func:`unpack_bits` spreads them on the device. What
+is cut out of a case is up to the kinds of samples: here chunks of slices for networks that look at
+five slices, in samcancer.data.patches blocks of a resampled volume.
 
 Nothing random comes from global state: the window and the augmentation follow from the sample's
 seed, so a sample is the same whichever worker makes it.
@@ -11,6 +11,7 @@ seed, so a sample is the same whichever worker makes it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict, cast
 
@@ -20,7 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from samcancer.config import SLICE_CONTEXT, AugmentationConfig, DataConfig, UnknownLabels
+from samcancer.config import (
+    SLICE_CONTEXT,
+    AugmentationConfig,
+    DataConfig,
+    UnknownLabels,
+    WindowHu,
+)
 from samcancer.data.augmentation import Augmentation, LabelledChunk
 from samcancer.data.case_store import CaseStore
 from samcancer.data.feature_cache import FeatureCache
@@ -33,7 +40,7 @@ class _PlainSample(TypedDict):
     """What every item has."""
 
     image: Tensor
-    """(T + 4, S, S) float32 in [0, 1]."""
+    """(T + 4, S, S) float32 in [0, 1]; of a patch (T, h, w), as everything below."""
     label_bits: Tensor
     """(T, S, S) int32."""
     known_bits: Tensor
@@ -53,14 +60,26 @@ class Sample(_PlainSample, total=False):
     """Only with a feature cache: tokens of four stages (T, h, w, D) and embedding (T, h, w, E)."""
 
 
-class _Chunk(NamedTuple):
-    """What is read for a sample."""
+class Draw(NamedTuple):
+    """What a sample's seed has decided so far, and the numbers to come."""
 
-    labelled: LabelledChunk
-    features: list[NDArray[Any]] | None
+    window_hu: WindowHu
+    rng: np.random.Generator
 
 
-class StackDataset(Dataset[Sample]):
+class RawSample(NamedTuple):
+    """What is read for a sample, before it is windowed."""
+
+    slices_hu: NDArray[Any]
+    """(T + 4, S, S), or (T, h, w) of a patch."""
+    label_bits: NDArray[np.uint32]
+    """(T, S, S)."""
+    known_bits: NDArray[np.uint32]
+    """(T, S, S)."""
+    features: list[NDArray[Any]] | None = None
+
+
+class LabelledDataset(Dataset[Sample], ABC):
     """Maps a :class:`SampleKey` to a sample; files are opened in the process that reads them."""
 
     def __init__(
@@ -72,7 +91,6 @@ class StackDataset(Dataset[Sample]):
         data: DataConfig,
         augmentation: AugmentationConfig | None,
         unknown_labels: UnknownLabels = "masked",
-        features: FeatureCache | None = None,
     ) -> None:
         """Bind the parts.
 
@@ -80,17 +98,10 @@ class StackDataset(Dataset[Sample]):
             store: Where slices come from.
             ledger: Where labels come from, pseudo labels merged in or not.
             case_ids: Cases that keys may name.
-            data: Windows and T.
+            data: Windows, and T of chunks.
             augmentation: None leaves the samples as they are, with the first window.
             unknown_labels: ``background`` takes every unknown voxel for background.
-            features: Of the encoder, added to each sample; None leaves the encoder to compute them.
-
-        Raises:
-            ValueError: When augmentation would change slices whose features are cached.
         """
-        if features is not None and augmentation is not None and augmentation.probability > 0:
-            raise ValueError(f"cached features allow no augmentation, got {augmentation!r}")
-        self._features = features
         self._store = store
         self._ledger = ledger
         self.case_ids = tuple(case_ids)
@@ -110,7 +121,12 @@ class StackDataset(Dataset[Sample]):
     def __getitem__(self, key: SampleKey) -> Sample:
         """Return the sample of a key; equal keys give equal samples, bit for bit."""
         rng = np.random.default_rng(key.seed)
-        chunk, features = self._read(key, rng)
+        windows = self._data.train_windows_hu
+        chosen = windows[0 if self._augment is None else int(rng.integers(len(windows)))]
+        raw = self._read(key, Draw(chosen, rng))
+        chunk = LabelledChunk(
+            window(raw.slices_hu.astype(np.float32), chosen), raw.label_bits, raw.known_bits
+        )
         presence_known = _known_presence(chunk)
         if self._augment is not None:
             chunk = self._augment(chunk, int(rng.integers(1 << 62)))
@@ -122,35 +138,77 @@ class StackDataset(Dataset[Sample]):
             case_index=torch.tensor(self._case_index[key.case_id]),
             z=torch.tensor(key.start),
         )
-        if features is not None:
-            sample["features"] = [torch.from_numpy(values) for values in features]
+        if raw.features is not None:
+            sample["features"] = [torch.from_numpy(values) for values in raw.features]
         return sample
+
+    def close(self) -> None:
+        """Close what this process has opened; reading opens it again."""
+
+    @abstractmethod
+    def _read(self, key: SampleKey, draw: Draw) -> RawSample:
+        """Cut a sample out of its case."""
+
+    def _labels(
+        self, case_id: str, start: int, stop: int
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """Return the label bits of some slices, and the bits of the classes that are known."""
+        label_bits, known_bits = self._ledger.merged_bits(case_id, start, stop)
+        known_bits = known_bits | self._all_classes
+        return label_bits & known_bits, known_bits
+
+
+class StackDataset(LabelledDataset):
+    """Chunks of T + 4 padded slices for T target slices; slice z of a case is padded slice z + 2.
+
+    A target past the end of a case repeats the last slice and is wholly unknown.
+    """
+
+    def __init__(
+        self,
+        store: CaseStore,
+        ledger: Ledger,
+        *,
+        features: FeatureCache | None = None,
+        **parts: Any,
+    ) -> None:
+        """Bind the parts; see :class:`LabelledDataset`.
+
+        Args:
+            store: Where slices come from.
+            ledger: Where labels come from.
+            features: Of the encoder, added to each sample; None leaves the encoder to compute them.
+            parts: Of :class:`LabelledDataset`.
+
+        Raises:
+            ValueError: When augmentation would change slices whose features are cached.
+        """
+        super().__init__(store, ledger, **parts)
+        if features is not None and self._augment is not None and self._augment.acts:
+            raise ValueError(f"cached features allow no augmentation, got {self._augment.config!r}")
+        self._features = features
 
     def close(self) -> None:
         """Close this process's files of features; reading opens them again."""
         if self._features is not None:
             self._features.close()
 
-    def _read(self, key: SampleKey, rng: np.random.Generator) -> _Chunk:
+    def _read(self, key: SampleKey, draw: Draw) -> RawSample:
         count = self._data.slices_per_sample
-        slices = self._store.cases[key.case_id].slices
-        stop = min(key.start + count, slices)
+        stop = min(key.start + count, self._store.cases[key.case_id].slices)
         hu = self._store.slices_hu(key.case_id, key.start, stop + 2 * SLICE_CONTEXT)
-        label_bits, known_bits = self._ledger.merged_bits(key.case_id, key.start, stop)
-        known_bits = known_bits | self._all_classes
+        label_bits, known_bits = self._labels(key.case_id, key.start, stop)
         missing = key.start + count - stop
-        windows = self._data.train_windows_hu
-        chosen = windows[0 if self._augment is None else int(rng.integers(len(windows)))]
         features = None
         if self._features is not None:
-            found = self._features.read(key.case_id, chosen, key.start, stop)
+            found = self._features.read(key.case_id, draw.window_hu, key.start, stop)
             features = [_repeat_last(values, missing) for values in found]
-        labelled = LabelledChunk(
-            window(_repeat_last(hu, missing).astype(np.float32), chosen),
-            _repeat_last(label_bits & known_bits, missing),
+        return RawSample(
+            _repeat_last(hu, missing),
+            _repeat_last(label_bits, missing),
             np.concatenate([known_bits, np.zeros_like(known_bits[:1]).repeat(missing, axis=0)]),
+            features,
         )
-        return _Chunk(labelled, features)
 
 
 def collate(samples: Sequence[Sample]) -> Sample:

@@ -69,6 +69,11 @@ class CaseInfo:
     positive_slices: dict[str, list[int]]
     """Annotated class -> slices with at least one labelled pixel in the store."""
 
+    @property
+    def voxel_mm(self) -> tuple[float, float, float]:
+        """Distance of the store's slices, rows and columns."""
+        return self.canonical_geometry.spacing_mm[2], self.grid.pixel_mm, self.grid.pixel_mm
+
     def to_json(self) -> str:
         """Return the index line, without a line end."""
         content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

@@ -15,10 +15,13 @@ from typing import Any, NamedTuple
 import torch
 
 from samcancer.errors import InputError
-from samcancer.modeling.engine import Member
+from samcancer.modeling.slice_prediction import Member
 
 DEFAULT_BATCH = {"cpu": 8, "cuda": 16}
 """Slices per chunk where nothing else is said."""
+
+PATCHES_AT_ONCE = {"cpu": 1, "cuda": 4}
+"""Of a volume network, where nothing else is said."""
 
 MAX_BATCH = 64
 """Longer chunks save nothing any more."""

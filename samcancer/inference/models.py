@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from samcancer.errors import InputError
-from samcancer.modeling.engine import Member, threshold_vector
+from samcancer.modeling.slice_prediction import Member, threshold_vector
 from samcancer.pretrained.text_embeddings import TextEmbeddings
 from samcancer.taxonomy import ClassSpec
 from samcancer.training.checkpoint import LoadedModel, load_checkpoint

@@ -20,11 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samcancer.inference.budget import memory_need, plan_batch
+from samcancer.inference.budget import PATCHES_AT_ONCE, memory_need, plan_batch
 from samcancer.inference.slices import ResizedSlices
 from samcancer.inplane import InPlaneGrid
-from samcancer.modeling.engine import Member, SlicePrediction, predict_ensemble
 from samcancer.modeling.manual_prompts import SlicePrompt
+from samcancer.modeling.predict import predict_ensemble
+from samcancer.modeling.slice_prediction import Member, SlicePrediction
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class EngineOptions:
 
     device: str = "cpu"
     batch: int | None = None
-    """Slices per chunk; None chooses."""
+    """Slices per chunk, or a volume network's patches at once; None chooses."""
     budget_bytes: int | None = None
     """Memory that the choice has to do with; None is no limit."""
     precision: str = "32-true"
@@ -46,6 +47,10 @@ class EngineOptions:
     """Test-time augmentation: also predict the left-right mirrored scan and average."""
     skip_air: bool = True
     """Run the network once for all slices of air; the masks are the same."""
+    overlap: float | None = None
+    """Of a volume network's patches; None takes the network's own."""
+    stitch_device: str | None = None
+    """Where a volume network's patches are added up; None is ``device``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,7 @@ def predict_volume(
     volume_hu: NDArray[np.int16],
     *,
     grid: InPlaneGrid,
+    slice_mm: float,
     is_lesion: Sequence[bool],
     thresholds: Tensor,
     maps: LabelMaps,
@@ -79,6 +85,7 @@ def predict_volume(
         members: The networks, on the device already.
         volume_hu: (Z, rows, columns) in canonical orientation.
         grid: Its in-plane grid at the networks' size.
+        slice_mm: Distance of its slices.
         is_lesion: For each class, whether it is a lesion (else an organ).
         thresholds: (K,) presence thresholds.
         maps: Arrays that receive the result.
@@ -114,6 +121,10 @@ def predict_volume(
         skip_air=options.skip_air,
         thresholds=None if maps.probabilities else thresholds,
         prompts=prompts,
+        voxel_mm=(slice_mm, grid.pixel_mm, grid.pixel_mm),
+        patches_at_once=options.batch or PATCHES_AT_ONCE[device.type],
+        overlap=options.overlap,
+        stitch_device=options.stitch_device,
     ):
         span = slice(chunk.start, chunk.start + len(chunk.logits))
         present = chunk.presence >= thresholds

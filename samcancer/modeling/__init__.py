@@ -1,4 +1,4 @@
-"""The SAMCancer network; it knows tensors only, no files."""
+"""The networks; they know tensors only, no files."""
 
 from samcancer.modeling.build import build_model
 from samcancer.modeling.counting import (
@@ -6,7 +6,8 @@ from samcancer.modeling.counting import (
     count_multiply_adds_by_part,
     count_parameters,
 )
-from samcancer.modeling.samcancer_net import NetOutput, SamCancerNet
+from samcancer.modeling.outputs import NetOutput
+from samcancer.modeling.samcancer_net import SamCancerNet
 
 __all__ = [
     "NetOutput",

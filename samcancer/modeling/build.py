@@ -1,4 +1,4 @@
-"""Build the network that a configuration describes.
+"""Build the network that a configuration describes, of whichever system.
 
 Here alone the parts are made and sized; each of them is given what it needs.
 """
@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samcancer.config import ModelConfig
+from samcancer.config import ModelConfig, UniversalConfig
 from samcancer.errors import InputError
+from samcancer.modeling.backbones import build_backbone
+from samcancer.modeling.class_heads import PlainHead, TextDrivenHead
 from samcancer.modeling.class_prompts import ClassPrompts
 from samcancer.modeling.class_table import ClassTable, TextVectors
 from samcancer.modeling.cnn_branch import CnnBranch
@@ -25,8 +27,54 @@ from samcancer.modeling.encoders.sam_weights import (
 )
 from samcancer.modeling.exchange import Exchange
 from samcancer.modeling.mask_decoder import PromptedMaskDecoder
+from samcancer.modeling.region_net import RegionNet
 from samcancer.modeling.sam_modules import MaskDecoder, PromptEncoder, TwoWayTransformer
 from samcancer.modeling.samcancer_net import PROMPT_STAGES, SamCancerNet
+from samcancer.modeling.universal_net import UniversalNet
+
+
+def build_system(
+    config: ModelConfig,
+    class_names: Sequence[str],
+    *,
+    encoder_state: Mapping[str, Tensor] | None = None,
+    text: TextVectors | None = None,
+) -> nn.Module:
+    """Build the network of the configured system; see :func:`build_model` for the arguments."""
+    if config.system == "universal":
+        return build_universal(config.universal, class_names, text=text)
+    if config.system == "region":
+        return RegionNet(class_names, backbone=config.region.backbone)
+    return build_model(config, class_names, encoder_state=encoder_state, text=text)
+
+
+def build_universal(
+    config: UniversalConfig, class_names: Sequence[str], *, text: TextVectors | None = None
+) -> UniversalNet:
+    """Build a volume network.
+
+    Raises:
+        InputError: When the backbone is unknown, or does not take the patch.
+    """
+    backbone = build_backbone(config.backbone, config.width)
+    stride: int = backbone.stride
+    if any(side % stride for side in config.patch_size) or max(config.patch_size) == stride:
+        raise InputError(
+            f"model.universal.patch_size {config.patch_size} does not fit {config.backbone}",
+            mend=f"use multiples of {stride}, at least one of them larger",
+        )
+    head: nn.Module
+    if config.head == "plain":
+        head = PlainHead(len(class_names), channels=backbone.channels)
+    else:
+        head = TextDrivenHead(
+            len(class_names),
+            deep_channels=backbone.deep_channels,
+            channels=backbone.channels,
+            kind=config.head,
+            text=text,
+        )
+    return UniversalNet(class_names, config, backbone=backbone, head=head)
 
 
 def build_model(
@@ -36,7 +84,7 @@ def build_model(
     encoder_state: Mapping[str, Tensor] | None = None,
     text: TextVectors | None = None,
 ) -> SamCancerNet:
-    """Build the network for the classes.
+    """Build the SAMCancer network for the classes.
 
     Args:
         config: Its ``encoder_checkpoint`` is not read here: ``encoder_state`` is its content.

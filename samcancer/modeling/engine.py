@@ -17,34 +17,27 @@ Shapes: T slices of the chunk, K classes, S in-plane pixels, Z slices of the cas
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samcancer.config import SLICE_CONTEXT, WindowHu
-from samcancer.errors import InputError
+from samcancer.config import SLICE_CONTEXT
 from samcancer.modeling.chunks import Chunk, SliceSource, read_chunks
-from samcancer.modeling.layers import ABSENT_LOGIT
 from samcancer.modeling.manual_prompts import ManualPrompts, SlicePrompt, collate
+from samcancer.modeling.slice_prediction import (
+    PROBABILITY_FLOOR,
+    Member,
+    SlicePrediction,
+    gate_logits,
+    halved_on_full_gpu,
+)
 from samcancer.windowing import window
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-_log = logging.getLogger(__name__)
-
-MASK_PROBABILITY = 0.5
-"""Probability above which a voxel belongs to a class (logit above 0)."""
-
-UNCALIBRATED_THRESHOLD = 0.5
-"""Presence threshold of a class for which none was calibrated."""
 
 _AUTOCAST_TYPES: dict[str, torch.dtype | None] = {
     "32": None,
@@ -52,19 +45,6 @@ _AUTOCAST_TYPES: dict[str, torch.dtype | None] = {
     "16": torch.float16,
 }
 """First part of Lightning Fabric's precision names -> autocast type; None runs without autocast."""
-
-_PROBABILITY_FLOOR = 1e-7
-"""Averaged probabilities are kept this far from 0 and 1, so that their logits are finite."""
-
-
-class SlicePrediction(NamedTuple):
-    """What the network says about the slices ``start`` to ``start + n`` of a case."""
-
-    start: int
-    logits: Tensor
-    """(n, K, S, S) float32 mask logits; gated by presence where thresholds were given."""
-    presence: Tensor
-    """(n, K) float32 presence probabilities."""
 
 
 @runtime_checkable
@@ -80,45 +60,7 @@ class PresenceFirst(Protocol):
         """Return mask logits (1, T, K, S, S), ``ABSENT_LOGIT`` but for ``wanted`` (1, T, K)."""
 
 
-@dataclass(frozen=True)
-class Member:
-    """One network of an ensemble and the HU window that its input is mapped by."""
-
-    model: nn.Module
-    window_hu: WindowHu
-
-
-class PredictOptions(TypedDict, total=False):
-    """Options of :func:`predict_ensemble`."""
-
-    batch: int
-    device: torch.device | str
-    precision: str
-    flip: bool
-    skip_air: bool
-    thresholds: Tensor | None
-    prompts: Sequence[SlicePrompt]
-
-
-def predict_slices(
-    model: nn.Module,
-    slices_hu: NDArray[np.int16] | SliceSource,
-    *,
-    window_hu: WindowHu,
-    **options: Unpack[PredictOptions],
-) -> Iterator[SlicePrediction]:
-    """Yield one network's prediction for every slice of a case; see :func:`predict_ensemble`.
-
-    Args:
-        model: The network.
-        slices_hu: (Z + 4, S, S) int16 padded slices, Z >= 1.
-        window_hu: Range mapped to [0, 1].
-        options: Of :func:`predict_ensemble`.
-    """
-    return predict_ensemble([Member(model, window_hu)], slices_hu, **options)
-
-
-def predict_ensemble(
+def predict_stacks(
     members: Sequence[Member],
     slices_hu: NDArray[np.int16] | SliceSource,
     *,
@@ -130,52 +72,20 @@ def predict_ensemble(
     thresholds: Tensor | None = None,
     prompts: Sequence[SlicePrompt] = (),
 ) -> Iterator[SlicePrediction]:
-    """Yield the mean prediction of networks for every slice of a case, chunk by chunk, in order.
-
-    Probabilities are averaged, of masks and of presence alike, and returned as logits. One network
-    without mirroring returns its logits untouched.
-
-    Args:
-        members: Networks, on ``device`` already, that map (1, T + 4, S, S) in [0, 1] to mask logits
-            (1, T, K, S, S) and presence logits (1, T, K).
-        slices_hu: (Z + 4, S, S) int16 padded slices, Z >= 1.
-        batch: Slices per chunk (T). On a full GPU it is halved until it fits.
-        device: Where the chunks are sent.
-        precision: One of Lightning Fabric's names; ``32-true``, ``bf16-mixed`` or ``16-mixed``.
-        flip: Also predict on left-right mirrored slices and average the probabilities.
-        skip_air: Ask the networks once for all slices of air; prompted slices never count as air.
-        thresholds: (K,) presence probability from which a class counts as present in a slice; the
-            logits of others are ``ABSENT_LOGIT`` there. None leaves all logits as they are.
-        prompts: What a person said about single slices; where they are sure of a class, its
-            presence is 1.
-
-    Raises:
-        ValueError: When the slices are not padded slices, or an option is unknown.
-        InputError: When not even one slice fits into the GPU's memory.
-    """
+    """Yield the mean prediction of networks chunk by chunk; see predict.predict_ensemble."""
     _check(slices_hu, batch)
     place = torch.device(device)
     run = _Run(
         members=members,
         slices_hu=slices_hu,
         device=place,
-        autocast=_autocast(place, precision),
+        autocast=autocast_of(place, precision),
         flip=flip,
         skip_air=skip_air,
         thresholds=None if thresholds is None else thresholds.to(place),
         prompts=prompts,
     )
     return _run_chunks(run, batch)
-
-
-def gate_logits(logits: Tensor, present: Tensor) -> Tensor:
-    """Return the logits (..., K, S, S) with ``ABSENT_LOGIT`` where ``present`` (..., K) is not."""
-    return logits.masked_fill(~present[..., None, None], ABSENT_LOGIT)
-
-
-def threshold_vector(thresholds: Mapping[str, float], class_names: Sequence[str]) -> Tensor:
-    """Return (K,) presence thresholds in the order of ``class_names``."""
-    return torch.tensor([float(thresholds.get(n, UNCALIBRATED_THRESHOLD)) for n in class_names])
 
 
 def _check(slices_hu: NDArray[np.int16] | SliceSource, batch: int) -> None:
@@ -186,7 +96,12 @@ def _check(slices_hu: NDArray[np.int16] | SliceSource, batch: int) -> None:
         raise ValueError(f"padded slices must have the shape (Z + 4, S, S), Z >= 1; got {shape}")
 
 
-def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+def autocast_of(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which a precision of Lightning Fabric's computes.
+
+    Raises:
+        ValueError: When the precision is unknown.
+    """
     name = precision.split("-")[0]
     if name not in _AUTOCAST_TYPES:
         raise ValueError(f"precision must be one of {list(_AUTOCAST_TYPES)}, got {precision!r}")
@@ -221,7 +136,7 @@ class _Run:
 
 
 def _run_chunks(run: _Run, batch: int) -> Iterator[SlicePrediction]:
-    with _evaluating(run.members):
+    with evaluating([member.model for member in run.members]):
         for chunk in read_chunks(run.slices_hu, batch=batch):
             done = 0
             while done < chunk.targets:
@@ -230,25 +145,10 @@ def _run_chunks(run: _Run, batch: int) -> Iterator[SlicePrediction]:
                     with torch.inference_mode(), run.autocast:
                         logits, presence = _predict(run, piece)
                 except torch.OutOfMemoryError:
-                    batch = _halved(piece.targets)
-                    _release_cached_memory()
+                    batch = halved_on_full_gpu(piece.targets, "slice")
                     continue
                 yield SlicePrediction(piece.start, logits, presence)
                 done += piece.targets
-
-
-def _halved(batch: int) -> int:
-    if batch == 1:
-        raise InputError(
-            "the GPU has too little memory for a single slice", mend="use --device cpu"
-        ) from None
-    _log.warning("GPU out of memory with %d slices a chunk; going on with %d", batch, batch // 2)
-    return batch // 2
-
-
-def _release_cached_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _predict(run: _Run, chunk: Chunk) -> tuple[Tensor, Tensor]:
@@ -277,7 +177,7 @@ def _mean_prediction(run: _Run, slices_hu: Tensor, told: _Told | None) -> tuple[
     for view in views[1:]:
         probability += torch.sigmoid(view.outline(wanted))
     probability /= len(views)
-    return torch.logit(probability, eps=_PROBABILITY_FLOOR), presence
+    return torch.logit(probability, eps=PROBABILITY_FLOOR), presence
 
 
 class _View(NamedTuple):
@@ -345,13 +245,13 @@ def _told(run: _Run, chunk: Chunk) -> _Told | None:
 
 
 @contextlib.contextmanager
-def _evaluating(members: Sequence[Member]) -> Iterator[None]:
-    """Put the networks into evaluation mode, and back into their own when the block ends."""
-    was_training = [member.model.training for member in members]
-    for member in members:
-        member.model.eval()
+def evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Put networks into evaluation mode, and back into their own when the block ends."""
+    was_training = [model.training for model in models]
+    for model in models:
+        model.eval()
     try:
         yield
     finally:
-        for member, training in zip(members, was_training, strict=True):
-            member.model.train(training)
+        for model, training in zip(models, was_training, strict=True):
+            model.train(training)

@@ -34,6 +34,7 @@ from samcancer.modeling.exchange import Exchange
 from samcancer.modeling.layers import ABSENT_LOGIT
 from samcancer.modeling.manual_prompts import ManualPrompts
 from samcancer.modeling.mask_decoder import PromptedMaskDecoder
+from samcancer.modeling.outputs import NetOutput
 
 PROMPT_STAGES = 2
 """Up stages whose features the class prompts pool, beside the image embedding."""
@@ -44,17 +45,6 @@ _WORKING_MAPS = 7.5
 compares."""
 
 _HELD_MAPS = 2.0
-
-
-class NetOutput(NamedTuple):
-    """Logits of a chunk of T target slices and K classes."""
-
-    mask_logits: Tensor
-    """(B, T, K, S, S)."""
-    presence_logits: Tensor
-    """(B, T, K): whether the slice holds the class at all."""
-    coarse_logits: Tensor | None = None
-    """(B, T, K, S/4, S/4) masks from before the prompts, for training; None without such a head."""
 
 
 class Look(NamedTuple):

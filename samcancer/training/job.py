@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from samcancer.data.case_store import CaseStore
-from samcancer.data.dataset import StackDataset
+from samcancer.data.dataset import LabelledDataset, StackDataset
 from samcancer.data.feature_cache import FeatureCache
 from samcancer.data.ledger import Ledger
+from samcancer.data.patches import PatchDataset
 from samcancer.data.sampling import EpochSchedule, SlicePool
 from samcancer.training.checkpoint import CheckpointMeta
 from samcancer.training.loader import BatchLoader
@@ -48,14 +50,18 @@ def make_schedule(job: TrainJob, *, rank: int = 0, world_size: int = 1) -> Epoch
 
 def make_loader(job: TrainJob, schedule: EpochSchedule, *, device: torch.device) -> BatchLoader:
     """Return what serves the schedule's batches."""
+    dataset = _make_dataset(job)
+    return BatchLoader(dataset, schedule, workers=job.meta.config.data.workers, device=device)
+
+
+def _make_dataset(job: TrainJob) -> LabelledDataset:
     config = job.meta.config
-    dataset = StackDataset(
-        job.store,
-        job.ledger,
-        case_ids=[case.case_id for case in job.pool.cases],
-        data=config.data,
-        augmentation=config.augmentation,
-        unknown_labels=config.train.unknown_labels,
-        features=job.features,
-    )
-    return BatchLoader(dataset, schedule, workers=config.data.workers, device=device)
+    parts: dict[str, Any] = {
+        "case_ids": [case.case_id for case in job.pool.cases],
+        "data": config.data,
+        "augmentation": config.augmentation,
+        "unknown_labels": config.train.unknown_labels,
+    }
+    if config.model.system == "universal":
+        return PatchDataset(job.store, job.ledger, patches=config.model.universal, **parts)
+    return StackDataset(job.store, job.ledger, features=job.features, **parts)

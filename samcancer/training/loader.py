@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from samcancer.data.dataset import Sample, StackDataset, collate
+from samcancer.data.dataset import LabelledDataset, Sample, collate
 from samcancer.data.sampling import EpochBatchSampler, EpochSchedule, SampleKey
 from samcancer.errors import InputError
 
@@ -34,7 +34,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        dataset: StackDataset,
+        dataset: LabelledDataset,
         schedule: EpochSchedule,
         *,
         workers: int,
@@ -105,7 +105,7 @@ class WorkerDiedError(InputError):
 class _FailingAsItem(Dataset[Any]):
     """Returns an InputError as the item, since torch rewrites errors that leave a worker."""
 
-    def __init__(self, dataset: StackDataset) -> None:
+    def __init__(self, dataset: LabelledDataset) -> None:
         self._dataset = dataset
 
     def __getitem__(self, key: SampleKey) -> Sample | InputError:

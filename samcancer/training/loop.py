@@ -1,9 +1,8 @@
 """The training loop: steps, epochs, validation, checkpoints, and stopping and going on exactly.
 
-Adam with warm-up and polynomial decay ([SC] section 3). The loop takes the network as an argument:
-anything that maps (chunk (B, T+4, S, S), presence (B, T, K)) to mask and presence logits, as
-samcancer.modeling does; drawn prompts go only to a network that says it takes them. What is left
-behind in the run folder:
+The loop takes the network as an argument: anything that maps a batch of images to one of the
+outputs of samcancer.modeling.outputs; presence and drawn prompts go only to a network that takes
+them. What is left behind in the run folder:
 
 best.*, last.*   checkpoints (see checkpoint.py): best by validation, and the latest epoch's
 resume.pt        the whole state, written after every epoch and when the run is asked to stop

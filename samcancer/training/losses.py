@@ -20,6 +20,11 @@ from torch import Tensor
 
 from samcancer.config import TrainConfig
 from samcancer.data.dataset import Sample, unpack_bits
+from samcancer.modeling.outputs import NetOutput, PresenceOutput, VolumeOutput
+
+_SLICE = (-2, -1)
+_PATCH = (1, -2, -1)
+"""Axes of (B, T, K, h, w) that one Dice is taken over."""
 
 
 class Targets(NamedTuple):
@@ -57,7 +62,10 @@ class Targets(NamedTuple):
 
 
 class LossParts(NamedTuple):
-    """The weighted sum and its parts, each a scalar; ``class_dice`` is without gradient."""
+    """The weighted sum and its parts, each a scalar; ``class_dice`` is without gradient.
+
+    Parts that a network does not have are 0.
+    """
 
     total: Tensor
     dice: Tensor
@@ -65,7 +73,8 @@ class LossParts(NamedTuple):
     presence: Tensor
     coarse: Tensor
     class_dice: Tensor
-    """(2, K): sum of soft Dice over the slices that show the class, and their number."""
+    """(2, K): sum of soft Dice over the slices, or patches, that show the class, and their
+    number."""
 
 
 def unpack_targets(batch: Sample, class_count: int) -> Targets:
@@ -77,6 +86,48 @@ def unpack_targets(batch: Sample, class_count: int) -> Targets:
         presence=labels.amax(dim=(-2, -1)),
         presence_known=unpack_bits(batch["presence_known"], class_count),
     )
+
+
+def loss_of(
+    output: NetOutput | VolumeOutput | PresenceOutput, targets: Targets, config: TrainConfig
+) -> LossParts:
+    """Return the loss of whatever a network says about a batch."""
+    if isinstance(output, VolumeOutput):
+        return volume_loss(output.mask_logits, targets, config)
+    if isinstance(output, PresenceOutput):
+        return presence_loss(output.presence_logits, targets)
+    return masked_loss(
+        output.mask_logits,
+        output.presence_logits,
+        targets,
+        config,
+        coarse_logits=output.coarse_logits,
+    )
+
+
+def volume_loss(mask_logits: Tensor, targets: Targets, config: TrainConfig) -> LossParts:
+    """Return Dice and cross-entropy of patches ([UM] section 3.3); T slices are one patch.
+
+    Args:
+        mask_logits: (B, T, K, h, w).
+        targets: What is known.
+        config: Weights of the parts.
+    """
+    with torch.autocast(mask_logits.device.type, enabled=False):
+        dice, bce, class_dice = _mask_loss(mask_logits.float(), targets, config, over=_PATCH)
+        none = torch.zeros_like(dice)
+        total = config.dice_weight * dice + config.bce_weight * bce
+    return LossParts(total, dice, bce, none, none, class_dice)
+
+
+def presence_loss(presence_logits: Tensor, targets: Targets) -> LossParts:
+    """Return the cross-entropy of the presence of each class in each slice, (B, T, K) logits."""
+    with torch.autocast(presence_logits.device.type, enabled=False):
+        logits = presence_logits.float()
+        presence = _weighted_bce(logits, targets.presence, targets.presence_known)
+        none = torch.zeros_like(presence)
+        class_dice = torch.zeros(2, logits.shape[-1], device=logits.device)
+    return LossParts(presence, none, none, presence, none, class_dice)
 
 
 def masked_loss(
@@ -114,29 +165,30 @@ def masked_loss(
 
 
 def _mask_loss(
-    logits: Tensor, targets: Targets, config: TrainConfig
+    logits: Tensor, targets: Targets, config: TrainConfig, *, over: tuple[int, ...] = _SLICE
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return Dice loss, cross-entropy and the Dice of each class."""
-    dice, class_dice = _dice_loss(logits, targets)
+    dice, class_dice = _dice_loss(logits, targets, over)
     weight = targets.known * (1 + (config.lesion_weight - 1) * targets.labels)
     return dice, _weighted_bce(logits, targets.labels, weight), class_dice
 
 
-def _dice_loss(logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Return 1 - mean soft Dice of the (sample, slice, class) with a labelled voxel; 0 if none.
+def _dice_loss(logits: Tensor, targets: Targets, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return 1 - mean soft Dice of what shows a class, each summed ``over`` axes; 0 if none does.
 
     The counts are not smoothed: where a class is present they hold at least one voxel, and a voxel
     added to both would reward an empty mask for a small lesion with a Dice far above 0, a plateau
     that training does not leave.
     """
     probability = torch.sigmoid(logits) * targets.known
-    overlap = (probability * targets.labels).sum(dim=(-2, -1))
-    sizes = probability.sum(dim=(-2, -1)) + targets.labels.sum(dim=(-2, -1))
+    overlap = (probability * targets.labels).sum(dim=over, keepdim=True)
+    labelled = targets.labels.sum(dim=over, keepdim=True)
+    sizes = probability.sum(dim=over, keepdim=True) + labelled
     dice = 2 * overlap / sizes.clamp(min=1)
-    present = targets.presence
+    present = (labelled > 0).float()
     loss = ((1 - dice) * present).sum() / present.sum().clamp(min=1)
-    summed = (dice * present).sum(dim=(0, 1))
-    return loss, torch.stack([summed, present.sum(dim=(0, 1))]).detach()
+    others = (0, 1, 3, 4)
+    return loss, torch.stack([(dice * present).sum(dim=others), present.sum(dim=others)]).detach()
 
 
 def _weighted_bce(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The SAMCancer network of a configuration, with its published weights and text if it has any."""
+"""The network of a configuration, with its published weights and text if it has any."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from samcancer.config import ModelConfig
-from samcancer.modeling import build_model
+from samcancer.modeling.build import build_system
 from samcancer.modeling.class_table import TextVectors
 from samcancer.pretrained import find_checkpoint
 from samcancer.pretrained.text_embeddings import TextEmbeddings, read_text_embeddings
@@ -41,7 +41,7 @@ def build_network(
         text = text_vectors(read_text_embeddings(Path(config.text_embeddings)), class_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_model(config, class_names, encoder_state=state, text=text)
+        return build_system(config, class_names, encoder_state=state, text=text)
 
 
 def text_vectors(embeddings: TextEmbeddings, class_names: Sequence[str]) -> TextVectors:

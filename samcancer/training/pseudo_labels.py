@@ -21,6 +21,7 @@ on.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,8 @@ from samcancer.data.folds import load_or_create_folds
 from samcancer.data.ledger import PseudoEntry, PseudoLabels, require_unseen, write_pseudo_case
 from samcancer.errors import InputError
 from samcancer.files import folder_lock, remove_stale_temporaries
-from samcancer.modeling.engine import predict_slices, threshold_vector
+from samcancer.modeling.predict import predict_slices
+from samcancer.modeling.slice_prediction import threshold_vector
 from samcancer.training.checkpoint import LoadedModel, load_checkpoint
 from samcancer.training.run import (
     FOLDS_NAME,
@@ -127,7 +129,7 @@ def summarise_pseudo_labels(store: CaseStore, pseudo: PseudoLabels) -> dict[str,
         info = store.cases[case_id]
         labels = pseudo.label_bits(case_id, 0, info.slices)
         known = pseudo.known_bits(case_id, 0, info.slices)
-        voxel_ml = info.grid.pixel_mm**2 * info.canonical_geometry.spacing_mm[2] / 1000
+        voxel_ml = math.prod(info.voxel_mm) / 1000
         for entry in pseudo.entries(case_id):
             bit = np.uint32(1 << store.class_names.index(entry.class_name))
             lesion = (labels & bit) > 0
@@ -285,6 +287,7 @@ def _label_case(
         PaddedSlices(store, case_id),
         window_hu=config.data.inference_window_hu,
         batch=_SLICES_PER_CHUNK,
+        voxel_mm=info.voxel_mm,
         device=next(teacher.model.parameters()).device,
         precision=config.train.precision,
     ):

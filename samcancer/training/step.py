@@ -1,4 +1,4 @@
-"""One optimisation step: forward, masked loss, backward, clipping, Adam ([SC] section 3)."""
+"""One optimisation step: forward, masked loss, backward, clipping, update."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from samcancer.data.dataset import Sample
 from samcancer.errors import InputError
 from samcancer.modeling.encoder_features import EncoderFeatures
 from samcancer.training.drawn_prompts import draw_prompts
-from samcancer.training.losses import LossParts, masked_loss, unpack_targets
+from samcancer.training.losses import LossParts, Targets, loss_of, unpack_targets
+from samcancer.training.optimizers import make_optimizer
 from samcancer.training.schedule import learning_rate_factor
 
 
@@ -35,11 +36,8 @@ class Stepper:
     ) -> None:
         """Move the network to its device; only parameters that require a gradient are trained."""
         self._config, self._class_count, self._fabric = config, class_count, fabric
-        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-        )
+        self.optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], config)
+        self._takes_presence = bool(getattr(model, "takes_presence", True))
         takes_prompts = bool(getattr(model, "takes_manual_prompts", False))
         self._prompt_share = config.manual_prompts if takes_prompts else 0.0
         self._model, self._fabric_optimizer = fabric.setup(model, self.optimizer)
@@ -62,22 +60,8 @@ class Stepper:
         targets = unpack_targets(batch, self._class_count)
         self._fabric_optimizer.zero_grad()
         try:
-            told = targets.teacher_presence(false_share=self._config.false_presence)
-            manual = draw_prompts(targets, share=self._prompt_share)
-            encoded = _given_features(batch)
-            output = self._model(
-                batch["image"],
-                told,
-                *([] if manual is None else [manual]),
-                **({} if encoded is None else {"encoded": encoded}),
-            )
-            parts = masked_loss(
-                output.mask_logits,
-                output.presence_logits,
-                targets,
-                self._config,
-                coarse_logits=output.coarse_logits,
-            )
+            output = self._model(batch["image"], *self._told(targets), **_given_features(batch))
+            parts = loss_of(output, targets, self._config)
             self._fabric.backward(parts.total)
         except torch.OutOfMemoryError:
             raise InputError(
@@ -93,12 +77,21 @@ class Stepper:
         )
         return Gradient(parts, self._is_finite(parts, norm))
 
+    def _told(self, targets: Targets) -> list[Any]:
+        """Return what the network is told about the batch: presence, and drawn prompts if any."""
+        if not self._takes_presence:
+            return []
+        presence = targets.teacher_presence(false_share=self._config.false_presence)
+        manual = draw_prompts(targets, share=self._prompt_share)
+        return [presence] if manual is None else [presence, manual]
+
     def apply(self, progress: float) -> None:
         """Take the step with the learning rate that belongs to the progress of the run."""
         rate = self._config.learning_rate * learning_rate_factor(
             progress,
             warmup_fraction=self._config.warmup_fraction,
             decay_power=self._config.decay_power,
+            decay=self._config.decay,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -122,9 +115,9 @@ class Stepper:
         return finite and math.isfinite(float(norm))
 
 
-def _given_features(batch: Sample) -> EncoderFeatures | None:
-    """Return a batch's cached features in the type they were computed in; None without any."""
+def _given_features(batch: Sample) -> dict[str, EncoderFeatures]:
+    """Return a batch's cached features, if any, in the type they were computed in."""
     if "features" not in batch:
-        return None
+        return {}
     *stages, embedding = (values.float() for values in batch["features"])
-    return EncoderFeatures(tuple(stages), embedding)
+    return {"encoded": EncoderFeatures(tuple(stages), embedding)}

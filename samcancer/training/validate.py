@@ -27,7 +27,7 @@ from torch import nn
 from samcancer.config import SLICE_CONTEXT, Config, DataConfig
 from samcancer.data.case_store import CaseStore
 from samcancer.data.dataset import unpack_bits
-from samcancer.modeling.engine import predict_slices
+from samcancer.modeling.predict import predict_slices
 from samcancer.training.devices import gathered
 
 DEFAULT_THRESHOLD = 0.5
@@ -146,7 +146,7 @@ def validate(
         model: The network itself, not Fabric's wrapper of it.
         store: With people's labels; pseudo labels are no reference.
         case_ids: Cases, each with at least one annotated class.
-        config: Window, precision and, as slices per chunk, the batch size.
+        config: Window, precision and, as slices per chunk or patches at once, the batch size.
         fabric: Launched.
     """
     counts = [
@@ -186,6 +186,8 @@ def count_case(
         PaddedSlices(store, case_id),
         window_hu=data.inference_window_hu,
         batch=batch,
+        patches_at_once=batch,
+        voxel_mm=case.voxel_mm,
         device=device,
         precision=precision,
     ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-pytest.importorskip("monai", reason="the baseline needs the extra 'baselines'")
+pytest.importorskip("monai", reason="the baseline needs the extra 'systems'")
 
 from benchmarks.baseline_unet import PARAMETER_TOLERANCE, BaselineUNet, channels_for
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from samcancer.commands import run_verb
 from samcancer.inference.models import Ensemble
-from samcancer.modeling.engine import Member
+from samcancer.modeling.slice_prediction import Member
 from samcancer.taxonomy import ClassSpec, PostProcess
 
 WriteScan = Callable[..., Path]

@@ -17,7 +17,7 @@ from samcancer.inference.budget import (
     parse_bytes,
     plan_batch,
 )
-from samcancer.modeling.engine import Member
+from samcancer.modeling.slice_prediction import Member
 
 NEED = MemoryNeed(fixed=1000, per_slice=100)
 

@@ -10,7 +10,7 @@ from samcancer.inference.budget import memory_need
 from samcancer.inference.slices import ResizedSlices
 from samcancer.inference.volume import EngineOptions, LabelMaps, predict_volume
 from samcancer.inplane import InPlaneGrid, resize_slices
-from samcancer.modeling.engine import Member
+from samcancer.modeling.slice_prediction import Member
 
 GRID = InPlaneGrid(rows=30, columns=40, row_spacing_mm=0.8, column_spacing_mm=0.6, size=32)
 
@@ -43,6 +43,7 @@ def predict(
         [Member(net, WINDOW_HU)],
         volume,
         grid=GRID,
+        slice_mm=2.0,
         is_lesion=is_lesion,
         thresholds=torch.tensor(thresholds or (0.0,) * len(is_lesion)),
         maps=out,
@@ -131,6 +132,7 @@ def test_slices_done_are_told() -> None:
         [Member(ThresholdNet((200.0,)), WINDOW_HU)],
         scan(),
         grid=GRID,
+        slice_mm=2.0,
         is_lesion=(True,),
         thresholds=torch.zeros(1),
         maps=maps(scan()),
@@ -177,6 +179,7 @@ def test_a_budget_decides_the_length_of_a_chunk() -> None:
         [Member(ThresholdNet((200.0,)), WINDOW_HU)],
         scan(),
         grid=GRID,
+        slice_mm=2.0,
         is_lesion=(True,),
         thresholds=torch.zeros(1),
         maps=maps(scan()),

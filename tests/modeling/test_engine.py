@@ -10,14 +10,9 @@ from torch import Tensor, nn
 from samcancer.config import ModelConfig
 from samcancer.errors import InputError
 from samcancer.modeling import SamCancerNet, build_model
-from samcancer.modeling.engine import (
-    ABSENT_LOGIT,
-    Member,
-    gate_logits,
-    predict_ensemble,
-    predict_slices,
-    threshold_vector,
-)
+from samcancer.modeling.layers import ABSENT_LOGIT
+from samcancer.modeling.predict import predict_ensemble, predict_slices
+from samcancer.modeling.slice_prediction import Member, gate_logits, threshold_vector
 
 CLASSES = ("first", "second", "third")
 WINDOW_HU = (-200.0, 300.0)

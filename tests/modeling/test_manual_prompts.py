@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samcancer.modeling.engine import predict_slices
 from samcancer.modeling.manual_prompts import (
     BOX_FIRST,
     BOX_SECOND,
@@ -21,6 +20,7 @@ from samcancer.modeling.manual_prompts import (
     _maps,
     collate,
 )
+from samcancer.modeling.predict import predict_slices
 
 SIZE, CLASSES = 48, 2
 

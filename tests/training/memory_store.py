@@ -20,6 +20,7 @@ class MemoryCase:
     size: int
     annotated: tuple[str, ...]
     positive_slices: dict[str, list[int]]
+    voxel_mm: tuple[float, float, float] = (3.0, 1.5, 1.5)
 
 
 @dataclass

@@ -12,8 +12,8 @@ from scipy import ndimage
 from samcancer.commands import run_verb
 from samcancer.config import Config, DataConfig, ModelConfig, TrainConfig
 from samcancer.data.case_store import CaseStore
-from samcancer.modeling.engine import predict_slices
 from samcancer.modeling.manual_prompts import BOX_FIRST, BOX_SECOND, SlicePrompt
+from samcancer.modeling.predict import predict_slices
 from samcancer.training.checkpoint import load_checkpoint
 from samcancer.training.run import RunOptions, train_final
 from samcancer.training.validate import PaddedSlices

@@ -1,0 +1,233 @@
+"""Run any network, or several, over all slices of a case; tensors only, no files.
+
+Networks that look at five slices go through the engine, volume networks through sliding windows,
+and what they say is combined slice by slice: the mean probability of an ensemble, or the rule of a
+fusion. All yield the same stream, so validation, pseudo labels and inference ask no further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from samcancer.config import WindowHu
+from samcancer.errors import InputError
+from samcancer.modeling.chunks import SliceSource
+from samcancer.modeling.engine import autocast_of, evaluating, predict_stacks
+from samcancer.modeling.fusion import FusedNet
+from samcancer.modeling.manual_prompts import SlicePrompt
+from samcancer.modeling.slice_prediction import (
+    PROBABILITY_FLOOR,
+    Member,
+    SlicePrediction,
+    gate_logits,
+)
+from samcancer.modeling.sliding_window import WindowOptions, predict_windows
+from samcancer.modeling.universal_net import UniversalNet
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_COMBINED_SLICES = 8
+"""Slices that are combined at once."""
+
+Combine = Callable[[Tensor], Tensor]
+"""Probabilities (P, n, K, ...) of P parts -> (n, K, ...)."""
+
+
+class PredictOptions(TypedDict, total=False):
+    """Options of :func:`predict_ensemble`."""
+
+    batch: int
+    device: torch.device | str
+    precision: str
+    flip: bool
+    skip_air: bool
+    thresholds: Tensor | None
+    prompts: Sequence[SlicePrompt]
+    voxel_mm: tuple[float, float, float] | None
+    patches_at_once: int
+    overlap: float | None
+    stitch_device: torch.device | str | None
+
+
+def predict_slices(
+    model: nn.Module,
+    slices_hu: NDArray[np.int16] | SliceSource,
+    *,
+    window_hu: WindowHu,
+    **options: Unpack[PredictOptions],
+) -> Iterator[SlicePrediction]:
+    """Yield one network's prediction for every slice of a case; see :func:`predict_ensemble`.
+
+    Args:
+        model: The network.
+        slices_hu: (Z + 4, S, S) int16 padded slices, Z >= 1.
+        window_hu: Range mapped to [0, 1].
+        options: Of :func:`predict_ensemble`.
+    """
+    return predict_ensemble([Member(model, window_hu)], slices_hu, **options)
+
+
+def predict_ensemble(
+    members: Sequence[Member],
+    slices_hu: NDArray[np.int16] | SliceSource,
+    *,
+    batch: int = 8,
+    device: torch.device | str = "cpu",
+    precision: str = "32-true",
+    flip: bool = False,
+    skip_air: bool = True,
+    thresholds: Tensor | None = None,
+    prompts: Sequence[SlicePrompt] = (),
+    voxel_mm: tuple[float, float, float] | None = None,
+    patches_at_once: int = 1,
+    overlap: float | None = None,
+    stitch_device: torch.device | str | None = None,
+) -> Iterator[SlicePrediction]:
+    """Yield the mean prediction of networks for every slice of a case, piece by piece, in order.
+
+    Probabilities are averaged, of masks and of presence alike, and returned as logits. One network
+    without mirroring returns its logits untouched.
+
+    Args:
+        members: Networks, on ``device`` already: they map (1, T + 4, S, S) in [0, 1] to mask logits
+            (1, T, K, S, S) and presence logits (1, T, K), or are volume networks or fusions.
+        slices_hu: (Z + 4, S, S) int16 padded slices, Z >= 1.
+        batch: Slices per chunk (T). On a full GPU it is halved until it fits.
+        device: Where the chunks are sent.
+        precision: One of Lightning Fabric's names; ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        flip: Also predict on left-right mirrored slices and average; volume networks average the
+            logits, as they do where patches overlap.
+        skip_air: Ask the networks once for all slices of air; prompted slices never count as air.
+        thresholds: (K,) presence probability from which a class counts as present in a slice; the
+            logits of others are ``ABSENT_LOGIT`` there. None leaves all logits as they are.
+        prompts: What a person said about single slices; where they are sure of a class, its
+            presence is 1.
+        voxel_mm: Distance of slices, rows and columns; volume networks need it.
+        patches_at_once: Of a volume network; halved like ``batch``.
+        overlap: Of the patches; None takes the network's own.
+        stitch_device: Where overlapping patches are added up; None is ``device``.
+
+    Raises:
+        ValueError: When the slices are not padded slices, or an option is unknown.
+        InputError: When not even one slice fits into the GPU's memory, or the network takes no
+            prompts.
+    """
+    place = torch.device(device)
+    shared: PredictOptions = {
+        "batch": batch,
+        "device": place,
+        "precision": precision,
+        "flip": flip,
+        "skip_air": skip_air,
+        "prompts": prompts,
+    }
+    whole_volumes: PredictOptions = {
+        "voxel_mm": voxel_mm,
+        "patches_at_once": patches_at_once,
+        "overlap": overlap,
+        "stitch_device": stitch_device,
+    }
+    if not any(isinstance(m.model, (UniversalNet, FusedNet)) for m in members):
+        return predict_stacks(members, slices_hu, thresholds=thresholds, **shared)  # type: ignore[misc]  # a TypedDict of more keys than are set
+    chosen = None if thresholds is None else thresholds.to(place)
+    options: PredictOptions = {**shared, **whole_volumes}
+    return _gated(_combined(members, slices_hu, options), chosen)
+
+
+def _combined(
+    members: Sequence[Member], slices_hu: NDArray[np.int16] | SliceSource, options: PredictOptions
+) -> Iterator[SlicePrediction]:
+    if len(members) > 1:
+        streams = [predict_ensemble([member], slices_hu, **options) for member in members]
+        return _merged(streams, lambda probability: probability.mean(dim=0))
+    model = members[0].model
+    if isinstance(model, FusedNet):
+        streams = [
+            predict_ensemble(part, slices_hu, **options) for part in model.parts_as_members()
+        ]
+        return _merged(streams, model.combine)
+    if options["prompts"]:
+        raise InputError("this model takes no prompts", mend="use a model of the system samcancer")
+    assert isinstance(model, UniversalNet)
+    return _windows(model, members[0].window_hu, slices_hu, options)
+
+
+def _windows(
+    model: UniversalNet,
+    window_hu: WindowHu,
+    slices_hu: NDArray[np.int16] | SliceSource,
+    options: PredictOptions,
+) -> Iterator[SlicePrediction]:
+    voxel_mm, overlap = options["voxel_mm"], options["overlap"]
+    if voxel_mm is None:
+        raise ValueError("a volume network needs voxel_mm")
+    place = torch.device(options["device"])
+    settings = WindowOptions(
+        voxel_mm=voxel_mm,
+        window_hu=window_hu,
+        device=place,
+        stitch_device=torch.device(options["stitch_device"] or place),
+        overlap=model.patches.overlap if overlap is None else overlap,
+        autocast=autocast_of(place, options["precision"]),
+        batch=options["patches_at_once"],
+        flip=options["flip"],
+        skip_air=options["skip_air"],
+    )
+    with evaluating([model]):
+        yield from predict_windows(model, slices_hu, settings)
+
+
+def _gated(
+    stream: Iterator[SlicePrediction], thresholds: Tensor | None
+) -> Iterator[SlicePrediction]:
+    for piece in stream:
+        if thresholds is None:
+            yield piece
+        else:
+            present = piece.presence >= thresholds
+            yield piece._replace(logits=gate_logits(piece.logits, present))
+
+
+def _merged(
+    streams: Sequence[Iterator[SlicePrediction]], combine: Combine
+) -> Iterator[SlicePrediction]:
+    """Combine streams whose pieces are cut differently."""
+    pieces = [_recut(stream) for stream in streams]
+    for found in zip(*pieces, strict=True):
+        probability = combine(torch.stack([torch.sigmoid(piece.logits) for piece in found]))
+        presence = combine(torch.stack([piece.presence for piece in found]))
+        logits = torch.logit(probability, eps=PROBABILITY_FLOOR)
+        yield SlicePrediction(found[0].start, logits, presence)
+
+
+def _recut(stream: Iterator[SlicePrediction]) -> Iterator[SlicePrediction]:
+    """Yield the same slices in pieces of a fixed length, but for the last."""
+    waiting: list[SlicePrediction] = []
+    count = 0
+    for piece in stream:
+        waiting.append(piece)
+        count += len(piece.logits)
+        while count >= _COMBINED_SLICES:
+            whole = _joined(waiting)
+            yield _part(whole, 0, _COMBINED_SLICES)
+            waiting = [_part(whole, _COMBINED_SLICES, count)]
+            count -= _COMBINED_SLICES
+    if count:
+        yield _joined(waiting)
+
+
+def _joined(pieces: Sequence[SlicePrediction]) -> SlicePrediction:
+    logits, presence = (torch.cat([piece[i] for piece in pieces]) for i in (1, 2))
+    return SlicePrediction(pieces[0].start, logits, presence)
+
+
+def _part(piece: SlicePrediction, first: int, stop: int) -> SlicePrediction:
+    start, logits, presence = piece
+    return SlicePrediction(start + first, logits[first:stop], presence[first:stop])

@@ -1,0 +1,67 @@
+"""What every way of running a network over a case gives: a stream of predicted slices."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from samcancer.config import WindowHu
+from samcancer.errors import InputError
+from samcancer.modeling.layers import ABSENT_LOGIT
+
+_log = logging.getLogger(__name__)
+
+PROBABILITY_FLOOR = 1e-7
+"""Averaged probabilities are kept this far from 0 and 1, so that their logits are finite."""
+
+UNCALIBRATED_THRESHOLD = 0.5
+"""Presence threshold of a class for which none was calibrated."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of an ensemble and the HU window that its input is mapped by."""
+
+    model: nn.Module
+    window_hu: WindowHu
+
+
+class SlicePrediction(NamedTuple):
+    """What is said about the slices ``start`` to ``start + n`` of a case."""
+
+    start: int
+    logits: Tensor
+    """(n, K, S, S) float32 mask logits; gated by presence where thresholds were given."""
+    presence: Tensor
+    """(n, K) float32 presence probabilities."""
+
+
+def gate_logits(logits: Tensor, present: Tensor) -> Tensor:
+    """Return the logits (..., K, S, S) with ``ABSENT_LOGIT`` where ``present`` (..., K) is not."""
+    return logits.masked_fill(~present[..., None, None], ABSENT_LOGIT)
+
+
+def threshold_vector(thresholds: Mapping[str, float], class_names: Sequence[str]) -> Tensor:
+    """Return (K,) presence thresholds in the order of ``class_names``."""
+    return torch.tensor([float(thresholds.get(n, UNCALIBRATED_THRESHOLD)) for n in class_names])
+
+
+def halved_on_full_gpu(count: int, what: str) -> int:
+    """Return half of what did not fit into the GPU's memory, with room made for it.
+
+    Raises:
+        InputError: When not even one fits.
+    """
+    if count == 1:
+        raise InputError(
+            f"the GPU has too little memory for a single {what}", mend="use --device cpu"
+        ) from None
+    _log.warning("GPU out of memory with %d of a %s; going on with %d", count, what, count // 2)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return count // 2
