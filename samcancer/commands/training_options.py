@@ -37,6 +37,18 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="end after so long, validation included; same as --set train.time_budget_s=SECONDS",
     )
+    parser.add_argument(
+        "--max-per-category",
+        type=int,
+        metavar="N",
+        help="train on N cases of a class at most; same as --set data.max_per_category=N",
+    )
+    parser.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="RUN|FILE",
+        help="begin with the weights of a run of the same classes or fewer",
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="data loading processes")
     parser.add_argument(
         "--resume", action="store_true", help="go on exactly where the run was stopped"
@@ -67,6 +79,7 @@ def read_options(args: argparse.Namespace, *, inherited: Config | None) -> RunOp
         "train.epochs": args.epochs,
         "train.time_budget_s": args.time_budget,
         "data.workers": args.workers,
+        "data.max_per_category": args.max_per_category,
     }
     given = [f"{name}={value}" for name, value in shorthands.items() if value is not None]
     return RunOptions(
@@ -74,6 +87,7 @@ def read_options(args: argparse.Namespace, *, inherited: Config | None) -> RunOp
         output=args.output,
         config=with_overrides(config, [*args.set, *given]),
         resume=args.resume,
+        start_from=args.start_from,
         accelerator=args.accelerator,
         devices=args.devices,
         stop_after_epochs=args.stop_after_epochs,

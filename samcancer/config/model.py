@@ -100,9 +100,8 @@ class ModelConfig:
         require(self.interaction in get_args(Interaction), "model.interaction", self.interaction)
         require(self.class_prompt in get_args(ClassPrompt), "model.class_prompt", self.class_prompt)
         require(
-            self.needs_text == (self.text_embeddings is not None),
-            "model.text_embeddings (given for the class prompts text and both and for the head "
-            "text, and only for them)",
+            self.needs_text or self.text_embeddings is None,
+            "model.text_embeddings (only for the class prompts text and both and the head text)",
             self.text_embeddings,
         )
         require(

@@ -11,6 +11,9 @@ a class. ``PlainHead`` is one output channel a class, as of a U-Net ([TS]).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,9 +32,14 @@ _EMBEDDING = 256
 
 _NORM_GROUPS = 16
 
+_CLASSES_AT_ONCE = 8
+
 
 class TextDrivenHead(nn.Module):
     """A segmentor for each class, written by an MLP from its vector and the scan."""
+
+    class_tensors: ClassVar[Mapping[str, bool]] = {"vectors": False, "learned_vectors": False}
+    """As of :class:`PlainHead`; an added class's segmentor is written from its own vector."""
 
     vectors: Tensor
     """(K, D), fixed; of ``learned`` the parameter ``learned_vectors`` takes its place."""
@@ -134,7 +142,14 @@ class TextDrivenHead(nn.Module):
 
 
 class PlainHead(nn.Module):
-    """A 1x1x1 convolution with one output channel a class."""
+    """A 1x1x1 convolution with one output channel a class.
+
+    It is computed for eight classes at a time, so that a class's logits stay the same, bit for bit,
+    when others are added: how a matrix product rounds depends on its size.
+    """
+
+    class_tensors: ClassVar[Mapping[str, bool]] = {"weight": True, "bias": False}
+    """Tensors with a row a class -> whether the row of an added class starts at 0 ([TS])."""
 
     def __init__(self, classes: int, *, channels: int) -> None:
         """Build for a backbone's decoded channels."""
@@ -145,8 +160,16 @@ class PlainHead(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """Return mask logits (B, K, D, H, W)."""
-        logits: Tensor = F.conv3d(features.decoded, self.weight[:, :, None, None, None], self.bias)
-        return logits
+        missing = -len(self.weight) % _CLASSES_AT_ONCE
+        weights = F.pad(self.weight, (0, 0, 0, missing))[:, :, None, None, None]
+        biases = F.pad(self.bias, (0, missing))
+        logits = [
+            F.conv3d(features.decoded, weight, bias)
+            for weight, bias in zip(
+                weights.split(_CLASSES_AT_ONCE), biases.split(_CLASSES_AT_ONCE), strict=True
+            )
+        ]
+        return torch.cat(logits, dim=1)[:, : len(self.weight)]
 
 
 def _groups(channels: int) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +78,9 @@ def _fields(dim: int, width: int) -> Mapping[str, _Start]:
 
 class ClassTable(nn.Module):
     """The rows of all classes."""
+
+    class_tensors: ClassVar[Mapping[str, bool]] = {"rows": False, "text": False}
+    """Tensors with a row a class -> whether the row of an added class starts at 0."""
 
     text: Tensor
     text_mean: Tensor

@@ -95,7 +95,9 @@ def predict_windows(
                 break
             needed = np.flatnonzero(backward[start:stop].any(axis=0))
             low, high = int(needed[0]), int(needed[-1]) + 1
-            weights = torch.from_numpy(backward[start:stop, low:high].copy()).to(options.stitch_device)
+            weights = torch.from_numpy(backward[start:stop, low:high].copy()).to(
+                options.stitch_device
+            )
             stacked = torch.stack(planes[low - first_plane : high - first_plane], dim=1)
             along_z = torch.einsum("nz,kzhw->nkhw", weights, stacked)
             logits = (row @ along_z @ column.T).to(options.device)

@@ -66,6 +66,8 @@ class CheckpointMeta:
     """Text of the store's taxonomy; empty for the packaged one."""
     encoder_sha256: str | None = None
     """Of the published encoder file; None when the encoder started from random weights."""
+    started_from: str | None = None
+    """SHA-256 of the tensors that training started from; None for fresh weights."""
     text: dict[str, Any] | None = None
     """``source`` of the text embeddings that the class prompts were read from; None without any."""
     presence_thresholds: dict[str, float] = field(default_factory=dict)
@@ -150,6 +152,17 @@ def load_checkpoint(
         sha256=meta["safetensors_sha256"],
         taxonomy=_stored_taxonomy(meta),
     )
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a checkpoint's tensors and what its JSON says, without building its network.
+
+    Raises:
+        InputError: When the checkpoint is missing or damaged.
+    """
+    stem = checkpoint_stem(path)
+    meta = read_checkpoint_meta(stem)
+    return _read_tensors(stem, meta)[0], meta
 
 
 def checkpoint_stem(path: Path) -> Path:

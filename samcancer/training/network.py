@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from samcancer.config import ModelConfig
+from samcancer.errors import InputError
 from samcancer.modeling.build import build_system
 from samcancer.modeling.class_table import TextVectors
 from samcancer.pretrained import find_checkpoint
@@ -37,11 +38,21 @@ def build_network(
     """
     named = config.encoder_checkpoint
     state = None if named is None else load_sam_state(find_checkpoint(named))
-    if text is None and config.text_embeddings is not None:
-        text = text_vectors(read_text_embeddings(Path(config.text_embeddings)), class_names)
+    if text is None and config.needs_text:
+        text = _configured_text(config, class_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_system(config, class_names, encoder_state=state, text=text)
+
+
+def _configured_text(config: ModelConfig, class_names: Sequence[str]) -> TextVectors:
+    if config.text_embeddings is None:
+        raise InputError(
+            "model.text_embeddings is not set, but classes are to be told apart by their text",
+            mend="set it to a file of samcancer build-text-embeddings, or choose another "
+            "model.class_prompt or model.universal.head",
+        )
+    return text_vectors(read_text_embeddings(Path(config.text_embeddings)), class_names)
 
 
 def text_vectors(embeddings: TextEmbeddings, class_names: Sequence[str]) -> TextVectors:

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -26,6 +26,7 @@ from samcancer.data.case_store import CaseStore
 from samcancer.data.folds import Folds, load_or_create_folds
 from samcancer.data.ledger import Ledger, PseudoLabels
 from samcancer.data.sampling import PoolCase, SlicePool
+from samcancer.data.selection import balanced_cases
 from samcancer.errors import InputError
 from samcancer.files import folder_lock, remove_stale_temporaries, write_text_atomic
 from samcancer.pretrained import checkpoint_sha256
@@ -36,6 +37,7 @@ from samcancer.training.devices import on_rank_zero, start_fabric
 from samcancer.training.job import TrainJob
 from samcancer.training.loop import TrainResult, train
 from samcancer.training.network import build_network
+from samcancer.training.start import start_from
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +66,8 @@ class RunOptions:
     devices: int = 1
     stop_after_epochs: int | None = None
     show_progress: bool = True
+    start_from: Path | None = None
+    """Run or weight file to start from, with the same classes or fewer; None starts afresh."""
     build: ModelBuilder | None = None
     """Builds another network of the same interface, to be compared; None builds ours."""
 
@@ -248,30 +252,33 @@ def _train(
     pseudo: PseudoLabels | None = None,
 ) -> TrainResult:
     config, folder = options.config, options.output / name
+    training = _selected(store, training, config)
+    class_names, held_out_patients = tuple(store.class_names), _patients(store, held_out)
+    start = _network(options, class_names, held_out_patients)
     meta = CheckpointMeta(
         config=config,
-        class_names=tuple(store.class_names),
+        class_names=class_names,
         run=name,
         fold=fold,
         training_patients=_patients(store, training),
-        held_out_patients=_patients(store, held_out),
+        held_out_patients=held_out_patients,
         store_fingerprint=store.fingerprint(),
         pseudo_labels_fingerprint=None if pseudo is None else pseudo.fingerprint(),
         taxonomy_yaml=(options.store / TAXONOMY_NAME).read_text(encoding="utf-8"),
         encoder_sha256=_encoder_sha256(config),
         text=_text_source(config),
+        started_from=start.sha256,
     )
     require_disjoint(meta.training_patients, meta.held_out_patients)
     validation = tuple(case for case in held_out if store.annotated_bits(case))
     _check_annotations(store, training, validation)
     pool = _pool(store, ledger, training, pseudo=pseudo, config=config)
-    model = _network(options, meta.class_names)
-    features = open_cache(store, model, config, case_ids=training)
+    features = open_cache(store, start.network, config, case_ids=training)
     job = TrainJob(store, ledger, pool, validation, meta, folder, features)
     with contextlib.ExitStack() as stack:
         on_rank_zero(fabric, lambda: _take_folder(stack, folder))
         return train(
-            model,
+            start.network,
             job,
             fabric=fabric,
             resume=options.resume,
@@ -285,11 +292,38 @@ def _take_folder(stack: contextlib.ExitStack, folder: Path) -> None:
     remove_stale_temporaries(folder)
 
 
-def _network(options: RunOptions, class_names: tuple[str, ...]) -> nn.Module:
+def _selected(store: CaseStore, training: Sequence[str], config: Config) -> Sequence[str]:
+    """Return the training cases, so many of a category at most."""
+    most = config.data.max_per_category
+    if most is None:
+        return training
+    chosen = balanced_cases(
+        {case_id: store.cases[case_id] for case_id in training}, most=most, seed=config.train.seed
+    )
+    _log.info("%d of %d training cases, at most %d a class", len(chosen), len(training), most)
+    return chosen
+
+
+class _Start(NamedTuple):
+    network: nn.Module
+    sha256: str | None
+    """Of the weights it begins with; None for fresh ones."""
+
+
+def _network(
+    options: RunOptions, class_names: tuple[str, ...], held_out_patients: Sequence[str]
+) -> _Start:
     config = options.config
     if options.build is not None:
-        return options.build(config.model, class_names)
-    return build_network(config.model, class_names, seed=config.train.seed)
+        network = options.build(config.model, class_names)
+    else:
+        network = build_network(config.model, class_names, seed=config.train.seed)
+    if options.start_from is None:
+        return _Start(network, None)
+    sha256 = start_from(
+        network, options.start_from, class_names=class_names, held_out=held_out_patients
+    )
+    return _Start(network, sha256)
 
 
 def _encoder_sha256(config: Config) -> str | None:

@@ -56,6 +56,7 @@ def run_identity(meta: CheckpointMeta, pool: SlicePool, *, world_size: int) -> d
         "labels": _sha256(pool_text),
         "pseudo labels": str(meta.pseudo_labels_fingerprint),
         "text embeddings": str(meta.text),
+        "start": str(meta.started_from),
         "number of devices": str(world_size),
     }
 
