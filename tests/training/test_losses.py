@@ -10,7 +10,8 @@ from torch import Tensor
 from samcancer.config import ModelConfig, TrainConfig
 from samcancer.data.dataset import unpack_bits
 from samcancer.modeling import build_model
-from samcancer.training.losses import Targets, masked_loss
+from samcancer.modeling.outputs import NetOutput, PresenceOutput, VolumeOutput
+from samcancer.training.losses import Targets, loss_of, masked_loss, volume_loss
 
 CONFIG = TrainConfig(dice_weight=1, bce_weight=1, presence_weight=1, lesion_weight=1)
 SHAPE = (2, 3, 4, 6, 5)
@@ -260,3 +261,59 @@ def test_an_empty_mask_is_not_rewarded_for_a_lesion_of_one_voxel() -> None:
     slope = -(2 / sizes - 2 * p / sizes**2) * p * (1 - p)
     assert logits.grad is not None
     assert float(logits.grad[0, 0, 0, 3, 4]) == pytest.approx(slope, rel=1e-4)
+
+
+def obvious_patch_dice(mask: Tensor, labels: Tensor, known: Tensor) -> float:
+    """Mean Dice loss over the patches and classes with a labelled voxel, one by one."""
+    losses = []
+    for b in range(mask.shape[0]):
+        for k in range(mask.shape[2]):
+            truth = labels[b, :, k]
+            if truth.any():
+                p = torch.sigmoid(mask[b, :, k]) * known[b, :, k]
+                losses.append(1 - 2 * float((p * truth).sum()) / float(p.sum() + truth.sum()))
+    return sum(losses) / len(losses)
+
+
+def test_a_patch_has_one_dice_a_class_however_many_slices_show_it() -> None:
+    labels, known = block_labels(), torch.ones(SHAPE)
+    labels[0, 2, 0, 3, 3] = 1  # class 0 in a second slice of the first patch
+    known[1, 0, 2] = 0
+    mask, _ = logits()
+    parts = volume_loss(mask, targets(labels, known), CONFIG)
+    assert float(parts.dice.detach()) == pytest.approx(
+        obvious_patch_dice(mask.detach(), labels, known)
+    )
+    assert parts.class_dice[1].tolist() == [1, 0, 1, 0]
+    assert float(parts.presence) == float(parts.coarse) == 0
+
+
+def test_unknown_voxels_of_a_patch_have_no_gradient() -> None:
+    known = torch.ones(SHAPE)
+    known[0, :, 1:3] = 0
+    mask, _ = logits()
+    volume_loss(mask, targets(block_labels(), known), CONFIG).total.backward()
+    assert mask.grad is not None
+    assert torch.count_nonzero(mask.grad[0, :, 1:3]) == 0
+    assert torch.all(mask.grad[1] != 0)
+
+
+def test_a_slice_classifier_learns_from_known_presence_alone() -> None:
+    known = torch.ones(SHAPE)
+    known[0, :, 1:3] = 0
+    _, presence = logits()
+    parts = loss_of(PresenceOutput(presence), targets(block_labels(), known), CONFIG)
+    parts.total.backward()
+    assert presence.grad is not None
+    assert torch.count_nonzero(presence.grad[0, :, 1:3]) == 0
+    assert torch.all(presence.grad[1] != 0)
+    assert float(parts.total.detach()) == float(parts.presence.detach()) > 0
+
+
+def test_each_kind_of_output_has_its_loss() -> None:
+    mask, presence = logits()
+    wanted = targets(block_labels())
+    both = loss_of(NetOutput(mask, presence), wanted, CONFIG)
+    assert torch.equal(both.total, masked_loss(mask, presence, wanted, CONFIG).total)
+    volume = loss_of(VolumeOutput(mask), wanted, CONFIG)
+    assert torch.equal(volume.total, volume_loss(mask, wanted, CONFIG).total)
