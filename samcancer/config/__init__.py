@@ -7,7 +7,6 @@ from samcancer.config.files import config_from_dict, config_to_dict, load_config
 from samcancer.config.model import (
     SLICE_CONTEXT,
     ClassPrompt,
-    Head,
     Interaction,
     ModelConfig,
     RegionConfig,
@@ -35,7 +34,6 @@ __all__ = [
     "DataConfig",
     "Decay",
     "FeatureDtype",
-    "Head",
     "Interaction",
     "ModelConfig",
     "Optimizer",

@@ -17,10 +17,6 @@ Interaction = Literal["exchange", "ladder"]
 ClassPrompt = Literal["indicator", "text", "both"]
 """What asks for a class: a learned indicator [SC], its text by a frozen tower [UM], or both."""
 
-Head = Literal["text", "onehot", "learned", "plain"]
-"""How a volume network tells classes apart: a segmentor written from a class's text, its number or
-a learned vector and from the scan ([UM] section 3.2), or one output channel each."""
-
 SLICE_CONTEXT = 2
 """Neighbouring slices that a target slice sees on either side, so a stack has five [SC]; a case's
 end slices are replicated as often."""
@@ -34,8 +30,9 @@ class UniversalConfig:
     """Name in samcancer.modeling.backbones."""
     width: int = 32
     """Channels of the backbone at full resolution; for swin_unetr a multiple of 12."""
-    head: Head = "text"
-    """``text`` needs ``model.text_embeddings``."""
+    head: str = "text"
+    """Name in samcancer.modeling.heads: how classes are told apart; ``text`` needs
+    ``model.text_embeddings``."""
     patch_size: tuple[int, int, int] = (96, 96, 96)
     """Voxels of a patch: slices, rows, columns; multiples of the backbone's strides."""
     spacing_mm: tuple[float, float, float] = (1.5, 1.5, 1.5)
@@ -46,7 +43,6 @@ class UniversalConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         require(self.width >= 4, "model.universal.width", self.width)
-        require(self.head in get_args(Head), "model.universal.head", self.head)
         require(min(self.patch_size) >= 8, "model.universal.patch_size", self.patch_size)
         require(min(self.spacing_mm) > 0, "model.universal.spacing_mm", self.spacing_mm)
         require(0 <= self.overlap < 1, "model.universal.overlap", self.overlap)
@@ -100,7 +96,9 @@ class ModelConfig:
         require(self.interaction in get_args(Interaction), "model.interaction", self.interaction)
         require(self.class_prompt in get_args(ClassPrompt), "model.class_prompt", self.class_prompt)
         require(
-            self.needs_text or self.text_embeddings is None,
+            self.system == "universal"
+            or self.class_prompt != "indicator"
+            or self.text_embeddings is None,
             "model.text_embeddings (only for the class prompts text and both and the head text)",
             self.text_embeddings,
         )
@@ -110,10 +108,3 @@ class ModelConfig:
             self.image_size,
         )
         require(self.cnn_width >= 4, "model.cnn_width", self.cnn_width)
-
-    @property
-    def needs_text(self) -> bool:
-        """Whether classes are told apart by their text embeddings."""
-        if self.system == "universal":
-            return self.universal.head == "text"
-        return self.system == "samcancer" and self.class_prompt != "indicator"

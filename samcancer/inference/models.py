@@ -90,12 +90,14 @@ def load_ensemble(
 
 def _asked(path: Path, loaded: LoadedModel, question: Question) -> LoadedModel:
     """Let a network answer for other classes, by their text."""
-    kind = loaded.config.model.class_prompt
+    model = loaded.config.model
+    kind = model.universal.head if model.system == "universal" else model.class_prompt
     if kind != "text":
         raise InputError(
-            f"was trained with model.class_prompt {kind!r} and knows its own classes only",
+            f"was trained with {kind!r} class prompts and knows its own classes only",
             path=path,
-            mend="leave --ask out, or train with model.class_prompt=text",
+            mend="leave --ask out, or train with model.class_prompt=text or "
+            "model.universal.head=text",
         )
     asked, trained = question.embeddings.source, loaded.meta["text"]
     differing = [name for name in asked if asked[name] != trained[name]]
@@ -112,9 +114,10 @@ def _asked(path: Path, loaded: LoadedModel, question: Question) -> LoadedModel:
         raise InputError(
             f"the taxonomy has no class {unknown[0]!r}", mend="choose from `samcancer classes`"
         )
-    model: Any = loaded.model
-    model.classes.ask(torch.from_numpy(question.embeddings.select(question.class_names)))
-    model.class_names = question.class_names
+    network: Any = loaded.model
+    network.ask(
+        question.class_names, torch.from_numpy(question.embeddings.select(question.class_names))
+    )
     return dataclasses.replace(loaded, class_names=question.class_names)
 
 

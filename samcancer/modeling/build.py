@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from samcancer.config import ModelConfig, UniversalConfig
 from samcancer.errors import InputError
 from samcancer.modeling.backbones import build_backbone
-from samcancer.modeling.class_heads import PlainHead, TextDrivenHead
 from samcancer.modeling.class_prompts import ClassPrompts
 from samcancer.modeling.class_table import ClassTable, TextVectors
 from samcancer.modeling.cnn_branch import CnnBranch
@@ -26,6 +25,8 @@ from samcancer.modeling.encoders.sam_weights import (
     load_sam_weights,
 )
 from samcancer.modeling.exchange import Exchange
+from samcancer.modeling.heads import head_spec
+from samcancer.modeling.heads.shape import HeadShape
 from samcancer.modeling.mask_decoder import PromptedMaskDecoder
 from samcancer.modeling.region_net import RegionNet
 from samcancer.modeling.sam_modules import MaskDecoder, PromptEncoder, TwoWayTransformer
@@ -48,13 +49,20 @@ def build_system(
     return build_model(config, class_names, encoder_state=encoder_state, text=text)
 
 
+def needs_text(config: ModelConfig) -> bool:
+    """Whether the network tells classes apart by their text embeddings."""
+    if config.system == "universal":
+        return head_spec(config.universal.head).needs_text
+    return config.system == "samcancer" and config.class_prompt != "indicator"
+
+
 def build_universal(
     config: UniversalConfig, class_names: Sequence[str], *, text: TextVectors | None = None
 ) -> UniversalNet:
     """Build a volume network.
 
     Raises:
-        InputError: When the backbone is unknown, or does not take the patch.
+        InputError: When backbone or head is unknown, or the backbone does not take the patch.
     """
     backbone = build_backbone(config.backbone, config.width)
     stride: int = backbone.stride
@@ -63,17 +71,8 @@ def build_universal(
             f"model.universal.patch_size {config.patch_size} does not fit {config.backbone}",
             mend=f"use multiples of {stride}, at least one of them larger",
         )
-    head: nn.Module
-    if config.head == "plain":
-        head = PlainHead(len(class_names), channels=backbone.channels)
-    else:
-        head = TextDrivenHead(
-            len(class_names),
-            deep_channels=backbone.deep_channels,
-            channels=backbone.channels,
-            kind=config.head,
-            text=text,
-        )
+    shape = HeadShape(len(class_names), backbone.deep_channels, backbone.channels)
+    head = head_spec(config.head).build(shape, text)
     return UniversalNet(class_names, config, backbone=backbone, head=head)
 
 

@@ -122,6 +122,11 @@ class SamCancerNet(nn.Module):
         fed_back = any(exchange.to_tokens is not None for exchange in self.exchanges)
         return not fed_back and not any(p.requires_grad for p in self.encoder.parameters())
 
+    def ask(self, class_names: Sequence[str], vectors: Tensor) -> None:
+        """Replace the classes by others, trained or not, given their text vectors (K', D)."""
+        self.classes.ask(vectors)
+        self.class_names = tuple(class_names)
+
     def forward(
         self,
         chunk: Tensor,

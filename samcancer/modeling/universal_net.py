@@ -43,6 +43,12 @@ class UniversalNet(nn.Module):
         self.backbone = backbone
         self.head = head
 
+    def ask(self, class_names: Sequence[str], vectors: Tensor) -> None:
+        """Replace the classes by others, trained or not, given their text vectors (K', D)."""
+        head: Any = self.head
+        head.ask(vectors)
+        self.class_names = tuple(class_names)
+
     def forward(self, patch: Tensor) -> VolumeOutput:
         """Segment patches (B, D, H, W), windowed to [0, 1].
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from samcancer.config import ModelConfig
 from samcancer.errors import InputError
-from samcancer.modeling.build import build_system
+from samcancer.modeling.build import build_system, needs_text
 from samcancer.modeling.class_table import TextVectors
 from samcancer.pretrained import find_checkpoint
 from samcancer.pretrained.text_embeddings import TextEmbeddings, read_text_embeddings
@@ -38,7 +38,7 @@ def build_network(
     """
     named = config.encoder_checkpoint
     state = None if named is None else load_sam_state(find_checkpoint(named))
-    if text is None and config.needs_text:
+    if text is None and needs_text(config):
         text = _configured_text(config, class_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from inference_fakes import WriteScan, bright_box, infer, probabilities
 
-from samcancer.config import Config, ModelConfig
+from samcancer.config import Config, ModelConfig, UniversalConfig
 from samcancer.files import read_json
 from samcancer.pretrained.text_embeddings import TextEmbeddings, write_text_embeddings
 from samcancer.training.checkpoint import CheckpointMeta, save_checkpoint
@@ -34,21 +34,23 @@ def text_of(folder: Path, *, template: str = "own") -> tuple[Path, TextEmbedding
     return path, embeddings
 
 
-@pytest.fixture
-def run_folder(tmp_path: Path) -> Path:
+@pytest.fixture(params=["samcancer", "universal"])
+def run_folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A run of a text-prompted network of random weights that finds something everywhere."""
-    return save_run(tmp_path / "run", class_prompt="text")
+    return save_run(tmp_path / "run", system=request.param, class_prompt="text")
 
 
-def save_run(folder: Path, *, class_prompt: str) -> Path:
+def save_run(folder: Path, *, class_prompt: str, system: str = "samcancer") -> Path:
     folder.mkdir()
     path, embeddings = text_of(folder)
     with_text = class_prompt != "indicator"
     model = ModelConfig(
+        system=system,  # type: ignore[arg-type]
         image_size=32,
         cnn_width=4,
         class_prompt=class_prompt,  # type: ignore[arg-type]
         text_embeddings=str(path) if with_text else None,
+        universal=UniversalConfig(backbone="segresnet", width=8, patch_size=(8, 16, 16)),
     )
     meta = CheckpointMeta(
         config=Config(model=model),
@@ -115,4 +117,4 @@ def test_a_network_with_learned_classes_says_that_it_knows_no_others(
     scan = write_scan("scan.nii.gz", bright_box())
     ask = ("--ask", "lung_lesion", "--text-embeddings", str(text))
     assert infer(scan, tmp_path / "out", run, *ask) == 2
-    assert f"was trained with model.class_prompt '{kind}'" in capsys.readouterr().err
+    assert f"was trained with '{kind}' class prompts" in capsys.readouterr().err

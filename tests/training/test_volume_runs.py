@@ -14,7 +14,6 @@ from samcancer.config import (
     AugmentationConfig,
     Config,
     DataConfig,
-    Head,
     ModelConfig,
     TrainConfig,
     UniversalConfig,
@@ -25,7 +24,7 @@ from samcancer.training.pseudo_labels import write_pseudo_labels
 from samcancer.training.run import RunOptions, train_final, train_fold
 
 
-def config(head: Head = "onehot", **train: object) -> Config:
+def config(head: str = "onehot", **train: object) -> Config:
     volume = UniversalConfig(
         backbone="segresnet",
         width=8,
@@ -64,7 +63,7 @@ def options(tmp_path: Path, name: str, made: Config, **more: object) -> RunOptio
 
 
 @pytest.mark.parametrize("head", ["onehot", "learned", "plain"])
-def test_a_volume_network_learns_from_patches_of_the_store(tmp_path: Path, head: Head) -> None:
+def test_a_volume_network_learns_from_patches_of_the_store(tmp_path: Path, head: str) -> None:
     make_store(tmp_path / "store")
     result = train_fold(options(tmp_path, "runs", config(head, epochs=6)), fold=0)
     lines = read_log(tmp_path / "runs" / "fold_0")

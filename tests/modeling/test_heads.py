@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samcancer.config import Head
+from samcancer.errors import InputError
 from samcancer.modeling.backbones import Features
-from samcancer.modeling.class_heads import SEGMENTOR_CHANNELS, PlainHead, TextDrivenHead
 from samcancer.modeling.class_table import TextVectors
+from samcancer.modeling.heads import HEADS, head_spec
+from samcancer.modeling.heads.plain import PlainHead
+from samcancer.modeling.heads.segmentor import SEGMENTOR_CHANNELS, Segmentor
+from samcancer.modeling.heads.shape import HeadShape
 from samcancer.modeling.layers import PRIOR_LOGIT
 
 CLASSES = 5
@@ -27,16 +32,14 @@ def features(batch: int = 2) -> Features:
     )
 
 
-def head(kind: Head = "onehot", *, classes: int = CLASSES) -> TextDrivenHead:
+def head(kind: str = "onehot") -> Any:
     torch.manual_seed(0)
-    text = TextVectors(torch.randn(classes, 32), torch.zeros(32)) if kind == "text" else None
-    made = TextDrivenHead(
-        classes, deep_channels=DEEP, channels=CHANNELS, kind=kind, text=text
-    ).requires_grad_(False)
-    return made.eval()
+    text = TextVectors(torch.randn(CLASSES, 32), torch.zeros(32)) if kind == "text" else None
+    made = HEADS[kind].build(HeadShape(CLASSES, DEEP, CHANNELS), text)
+    return made.requires_grad_(False).eval()
 
 
-def class_by_class(made: TextDrivenHead, seen: Features) -> Tensor:
+def class_by_class(made: Segmentor, seen: Features) -> Tensor:
     """Three convolutions for each scan and class, written out."""
     theta = made._controls(seen.deep)
     assert theta.shape[-1] == PARAMETERS
@@ -57,7 +60,7 @@ def class_by_class(made: TextDrivenHead, seen: Features) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["text", "onehot", "learned"])
-def test_batched_products_equal_a_convolution_per_class(kind: Head) -> None:
+def test_batched_products_equal_a_convolution_per_class(kind: str) -> None:
     made, seen = head(kind), features()
     torch.testing.assert_close(made(seen), class_by_class(made, seen), atol=1e-4, rtol=1e-4)
 
@@ -91,7 +94,12 @@ def test_a_new_head_says_background() -> None:
 def test_text_vectors_are_needed_for_every_class() -> None:
     text = TextVectors(torch.randn(2, 32), torch.zeros(32))
     with pytest.raises(ValueError, match="needs 5 text vectors"):
-        TextDrivenHead(5, deep_channels=DEEP, channels=CHANNELS, kind="text", text=text)
+        HEADS["text"].build(HeadShape(5, DEEP, CHANNELS), text)
+
+
+def test_an_unknown_head_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"unknown head 'clip'.*text, onehot, learned, plain"):
+        head_spec("clip")
 
 
 @pytest.mark.parametrize("classes", [1, 7, 8, 9, 32])
