@@ -78,8 +78,8 @@ class PatchDataset(LabelledDataset):
         )
         block = padded[:, rows.start : rows.stop, columns.start : columns.stop].astype(np.float32)
         in_plane = rows.matrix @ (block - AIR_HU) @ columns.matrix.T
-        whole: FloatArray = np.tensordot(slices.matrix, in_plane, axes=1) + AIR_HU
-        return whole
+        above_air = np.tensordot(slices.matrix, in_plane, axes=1)
+        return above_air.astype(np.float32, copy=False) + np.float32(AIR_HU)
 
     def _nearest_labels(
         self, case_id: str, spans: list[_Span]

@@ -33,7 +33,8 @@ def combine_class(probability: Tensor, rule: ClassRule) -> Tensor:
     if rule.rule == "either":
         return probability.amax(dim=0)
     weights = torch.tensor(rule.weights, dtype=probability.dtype, device=probability.device)
-    return torch.tensordot(weights, probability, dims=1)
+    mean: Tensor = torch.tensordot(weights, probability, dims=1)
+    return mean
 
 
 class FusedNet(nn.Module):

@@ -224,8 +224,11 @@ def _recut(stream: Iterator[SlicePrediction]) -> Iterator[SlicePrediction]:
 
 
 def _joined(pieces: Sequence[SlicePrediction]) -> SlicePrediction:
-    logits, presence = (torch.cat([piece[i] for piece in pieces]) for i in (1, 2))
-    return SlicePrediction(pieces[0].start, logits, presence)
+    return SlicePrediction(
+        pieces[0].start,
+        torch.cat([piece.logits for piece in pieces]),
+        torch.cat([piece.presence for piece in pieces]),
+    )
 
 
 def _part(piece: SlicePrediction, first: int, stop: int) -> SlicePrediction:

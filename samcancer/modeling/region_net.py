@@ -59,7 +59,7 @@ class RegionNet(nn.Module):
         triples = chunk[:, edge : chunk.shape[1] - edge].unfold(1, _CHANNELS, 1)
         slices = triples.permute(0, 1, 4, 2, 3)
         logits: Tensor = self.net(slices.flatten(0, 1))
-        return PresenceOutput(logits.unflatten(0, slices.shape[:2]))
+        return PresenceOutput(logits.view(*slices.shape[:2], -1))
 
 
 @torch.inference_mode()

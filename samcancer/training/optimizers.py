@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,17 +27,17 @@ def make_optimizer(
             parameters, lr=rate, momentum=config.momentum, weight_decay=decay, nesterov=nesterov
         )
     if config.optimizer == "novograd":
-        return _novograd()(parameters, lr=rate, weight_decay=decay)
+        novograd: torch.optim.Optimizer = _novograd()(parameters, lr=rate, weight_decay=decay)
+        return novograd
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(parameters, lr=rate, weight_decay=decay)
 
 
-def _novograd() -> type[torch.optim.Optimizer]:
+def _novograd() -> Any:
     try:
         from monai.optimizers import Novograd
     except ModuleNotFoundError:
         raise InputError(
             "train.optimizer novograd needs MONAI", mend="pip install 'samcancer[systems]'"
         ) from None
-    found: type[torch.optim.Optimizer] = Novograd
-    return found
+    return Novograd

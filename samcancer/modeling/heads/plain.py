@@ -42,7 +42,9 @@ class PlainHead(nn.Module):
         logits = [
             F.conv3d(features.decoded, weight, bias)
             for weight, bias in zip(
-                weights.split(_CLASSES_AT_ONCE), biases.split(_CLASSES_AT_ONCE), strict=True
+                torch.split(weights, _CLASSES_AT_ONCE),
+                torch.split(biases, _CLASSES_AT_ONCE),
+                strict=True,
             )
         ]
         return torch.cat(logits, dim=1)[:, : len(self.weight)]

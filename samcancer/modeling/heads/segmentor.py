@@ -86,14 +86,15 @@ class Segmentor(nn.Module):
         theta = torch.split(self._controls(features.deep), self._sizes, dim=-1)
         weights, biases = theta[::2], theta[1::2]
         for index, (inputs, outputs) in enumerate(self._layers):
-            weight = weights[index].unflatten(-1, (outputs, inputs))
+            weight = weights[index].view(batch, -1, outputs, inputs)
             bias = biases[index].unsqueeze(-1)
             if index == 0:  # all classes read the same channels: one product
                 x = torch.baddbmm(bias.flatten(1, 2), weight.flatten(1, 2), x)
-                x = x.unflatten(1, (-1, outputs)).flatten(0, 1)
+                x = x.view(-1, outputs, x.shape[-1])
             else:
                 x = torch.baddbmm(bias.flatten(0, 1), weight.flatten(0, 1), F.relu(x))
-        return x.view(batch, -1, *size)
+        logits: Tensor = x.view(batch, -1, *size)
+        return logits
 
     def _controls(self, deep: Tensor) -> Tensor:
         """Return theta (B, K, 153)."""
