@@ -84,17 +84,25 @@ def find_components(
     )
 
 
-def slabs_of(values: NDArray[np.uint8], components: Components) -> Iterator[Slab]:
+def slabs_of(
+    values: NDArray[np.uint8],
+    components: Components,
+    *,
+    wanted: NDArray[np.bool_] | None = None,
+) -> Iterator[Slab]:
     """Yield the components slab by slab, from the first slice to the last.
 
     Args:
         values: The label map that the components were found in; their voxels of later slabs are
             unchanged since.
         components: What :func:`find_components` returned.
+        wanted: One flag per component; slabs without one of these are left out, which saves time.
     """
     planes, rows, columns = components.box
     slabs = _slabs(values[components.box], components.label, components.slab_slices)
     for (slab, mask), component in zip(slabs, components.component_of_part, strict=True):
+        if wanted is not None and not wanted[component].any():
+            continue
         parts, _ = ndimage.label(mask, structure=NEIGHBOURHOOD)
         slices = slice(planes.start + slab.start, planes.start + slab.stop)
         yield Slab((slices, rows, columns), parts, component)
@@ -117,7 +125,7 @@ def relabel_components(
     """
     if not chosen.any():
         return
-    for slab in slabs_of(values, components):
+    for slab in slabs_of(values, components, wanted=chosen):
         hit = np.concatenate([[False], chosen[slab.component]])
         values[slab.box][hit[slab.parts]] = new_label
 

@@ -52,15 +52,13 @@ class OrganRegion:
             asked: One flag per component; the others are answered by False.
         """
         touched = np.zeros(components.count, dtype=bool)
-        for slab in slabs_of(values, components):
+        for slab in slabs_of(values, components, wanted=asked):
             of_part = np.bincount(
                 slab.parts[self._is_organ(slab.box)], minlength=len(slab.component) + 1
             )
             touched[slab.component[of_part[1:] > 0]] = True
         touched &= asked
-        if (touched == asked).all():
-            return touched
-        for slab in slabs_of(values, components):
+        for slab in slabs_of(values, components, wanted=asked & ~touched):
             for part, inner in enumerate(ndimage.find_objects(slab.parts), start=1):
                 component = slab.component[part - 1]
                 if asked[component] and not touched[component]:

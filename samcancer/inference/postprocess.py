@@ -122,9 +122,9 @@ class PredictedMaps:
     """Distance between slices, rows and columns."""
 
     @property
-    def voxel_volume_ml(self) -> float:
+    def voxel_volume_ml(self) -> np.float64:
         """Volume of one voxel."""
-        return float(np.prod(self.spacing_mm)) / 1000.0
+        return np.prod(self.spacing_mm, dtype=np.float64) / 1000.0
 
     def of(self, spec: ClassSpec) -> NDArray[np.uint8]:
         """Return the map that holds a class."""
@@ -201,7 +201,7 @@ def postprocess_class(
     components = find_components(values, label)
     if components is None:
         return ClassResult(0, 0, ())
-    choice = _Choice(components.voxels * voxel_volume_ml, keep_last=keep_last)
+    choice = _Choice(components.voxels * np.float64(voxel_volume_ml), keep_last=keep_last)
     choice.apply(f"min_volume_ml {rule.min_volume_ml:g}", choice.volumes_ml >= rule.min_volume_ml)
     if region is not None:
         touched = region.touched_by(values, components, asked=choice.keep)

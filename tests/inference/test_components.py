@@ -112,3 +112,12 @@ def test_chosen_components_take_another_label() -> None:
     relabel_components(values, found, chosen=found.voxels == 2, new_label=9)
     assert values[2, 3].tolist() == [0, 0, 9, 9, 0]
     assert values[0, 0, 0] == LABEL
+
+
+def test_slabs_without_a_wanted_component_are_left_out() -> None:
+    values = np.zeros((6, 2, 2), dtype=np.uint8)
+    values[0, 0, 0] = values[3:5, 1, 1] = LABEL
+    found = find_components(values, LABEL, slab_voxels=1)
+    assert found is not None
+    slabs = list(slabs_of(values, found, wanted=found.voxels == 2))
+    assert [slab.box[0].start for slab in slabs] == [3, 4]
