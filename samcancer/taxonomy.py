@@ -9,9 +9,10 @@ organ overlap, data overlap); the first four are settled here, the last in samca
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -49,6 +50,8 @@ class PostProcess:
     """Keep all connected components or the largest only."""
     min_volume_ml: float = 0.0
     """Components smaller than this are removed."""
+    inside_organ_mm: float | None = None
+    """A lesion's components must come this close to its organ; None lets them lie anywhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,8 @@ class ClassSpec:
     """Class of the organ a lesion lies in; its voxels belong to that organ as well."""
     members: tuple[str, ...] = ()
     """Classes whose union this class is, such as both kidneys; empty for most classes."""
+    left_counterpart: str | None = None
+    """Of a class on the patient's right: the same on the left. The left one names none."""
     aliases: tuple[str, ...] = ()
     """Other names that data sets use for it."""
     prompt: str = ""
@@ -320,16 +325,12 @@ def _class_to_dict(spec: ClassSpec) -> dict[str, Any]:
         "kind": spec.kind,
         "organ": spec.organ,
         "members": list(spec.members),
+        "left_counterpart": spec.left_counterpart,
         "aliases": list(spec.aliases),
         "prompt": spec.prompt,
-        "snomed": None
-        if spec.snomed is None
-        else {"code": spec.snomed.code, "meaning": spec.snomed.meaning},
+        "snomed": None if spec.snomed is None else asdict(spec.snomed),
         "window_hu": list(spec.window_hu),
-        "postprocess": {
-            "keep": spec.postprocess.keep,
-            "min_volume_ml": spec.postprocess.min_volume_ml,
-        },
+        "postprocess": asdict(spec.postprocess),
     }
 
 
@@ -371,9 +372,10 @@ def _check(taxonomy: Taxonomy) -> None:
             raise ValueError(f"class name {spec.name!r} must be lower case with underscores")
         if spec.kind not in get_args(Kind) or spec.postprocess.keep not in get_args(Keep):
             raise ValueError(f"class {spec.name!r} has a bad kind or postprocess.keep")
-        for other in (spec.organ, *spec.members):
+        for other in (spec.organ, spec.left_counterpart, *spec.members):
             if other is not None and other not in taxonomy.classes:
                 raise ValueError(f"class {spec.name!r} names the unknown class {other!r}")
+    _check_rules(taxonomy.classes)
     _require_unique(
         "class", [(c.name, (c.name, c.title, *c.aliases)) for c in taxonomy.classes.values()]
     )
@@ -386,6 +388,27 @@ def _check(taxonomy: Taxonomy) -> None:
             raise ValueError(
                 f"class set {set_name!r} must hold 1 to {MAX_CLASSES} different known classes,"
                 f" got {unknown or list(names)!r}"
+            )
+
+
+def _check_rules(classes: Mapping[str, ClassSpec]) -> None:
+    """Refuse rules of post-processing that could not be followed."""
+    lefts = [spec.left_counterpart for spec in classes.values()]
+    for spec in classes.values():
+        reach_mm, left = spec.postprocess.inside_organ_mm, spec.left_counterpart
+        if reach_mm is not None and (
+            spec.kind != "lesion" or spec.organ is None or not 0 <= reach_mm < math.inf
+        ):
+            raise ValueError(
+                f"class {spec.name!r} has inside_organ_mm {reach_mm!r}; a lesion with an organ"
+                " may have a length in mm"
+            )
+        if left is not None and (
+            spec.kind != classes[left].kind or spec.name in lefts or lefts.count(left) > 1
+        ):
+            raise ValueError(
+                f"class {spec.name!r} has left_counterpart {left!r}; a pair is of one kind and"
+                " shares no class with another pair"
             )
 
 

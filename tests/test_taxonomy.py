@@ -37,6 +37,17 @@ def small(**datasets: object) -> dict[str, object]:
     return {**SMALL, "datasets": datasets}
 
 
+def with_rule(name: str, **rule: object) -> dict[str, object]:
+    classes = {**SMALL["classes"], name: {**SMALL["classes"][name], "postprocess": rule}}
+    return {**SMALL, "classes": classes}
+
+
+def paired(**lefts: str) -> dict[str, object]:
+    """The small taxonomy with the left counterpart of some classes."""
+    changed = {n: {**SMALL["classes"][n], "left_counterpart": left} for n, left in lefts.items()}
+    return {**SMALL, "classes": {**SMALL["classes"], **changed}}
+
+
 def verhoeff_is_right(code: str) -> bool:
     """SNOMED CT identifiers end in a Verhoeff check digit: multiplication in the dihedral group."""
     permutation = [list(range(10)), [1, 5, 7, 6, 2, 8, 3, 0, 9, 4]]
@@ -163,6 +174,29 @@ def test_a_taxonomy_written_out_reads_back_equal(tmp_path: Path) -> None:
     assert taxonomy_from_yaml(path) == taxonomy
 
 
+def test_a_taxonomy_stored_before_these_rules_still_loads_and_has_none_of_them() -> None:
+    content = load_taxonomy().to_dict()
+    for entry in content["classes"].values():
+        del entry["left_counterpart"], entry["postprocess"]["inside_organ_mm"]
+    classes = taxonomy_from_dict(content).classes.values()
+    assert {spec.left_counterpart for spec in classes} == {None}
+    assert {spec.postprocess.inside_organ_mm for spec in classes} == {None}
+
+
+def test_every_right_organ_names_the_left_one() -> None:
+    classes = load_taxonomy().classes
+    rights = [name.removesuffix("_right") for name in classes if name.endswith("_right")]
+    assert sorted(rights) == ["adrenal_gland", "femur_head", "kidney", "lung"]
+    for name in rights:
+        assert classes[f"{name}_right"].left_counterpart == f"{name}_left"
+
+
+def test_every_lesion_of_an_organ_is_kept_near_it() -> None:
+    for spec in load_taxonomy().classes.values():
+        is_near = spec.postprocess.inside_organ_mm is not None
+        assert is_near == (spec.kind == "lesion" and spec.organ is not None), spec.name
+
+
 def test_a_users_file_adds_to_the_packaged_tables_and_overrides_them(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
@@ -210,6 +244,14 @@ def test_an_unknown_data_set_or_class_set_lists_the_known_ones() -> None:
             "class name 'x' belongs to both 'a' and 'x'",
         ),
         ({"classes": {"a": {"kind": "organ", "window_hu": [9, 1]}}}, "not lower, upper"),
+        (with_rule("liver", inside_organ_mm=3.0), "'liver' has inside_organ_mm 3.0"),
+        (with_rule("liver_tumor", inside_organ_mm=-1.0), "'liver_tumor' has inside_organ_mm -1.0"),
+        (with_rule("liver_tumor", inside_organ_mm="near"), "malformed taxonomy"),
+        (paired(kidney_right="kidney"), "unknown class 'kidney'"),
+        (paired(kidney_right="kidney_right"), "left_counterpart 'kidney_right'"),
+        (paired(kidney_right="liver_tumor"), "left_counterpart 'liver_tumor'"),
+        (paired(kidney_right="kidney_left", liver="kidney_left"), "a pair is of one kind"),
+        (paired(kidney_right="kidney_left", kidney_left="liver"), "shares no class"),
     ],
 )
 def test_a_table_that_contradicts_itself_is_refused(content: dict[str, object], fact: str) -> None:

@@ -74,6 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--precision", choices=_PRECISIONS, default="32-true")
     parser.add_argument("--tta", action="store_true", help="average with the mirrored scan")
+    parser.add_argument(
+        "--postprocess",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="apply the taxonomy's rules to the masks, and report what they change",
+    )
     parser.add_argument("--per-class", action="store_true", help="also one mask per class")
     parser.add_argument(
         "--probabilities", action="store_true", help="also each class's probabilities"
@@ -170,6 +176,7 @@ def run(args: argparse.Namespace) -> int:
         ),
         per_class=args.per_class,
         probabilities=args.probabilities,
+        postprocess=args.postprocess,
     )
     with _progress(len(scans), quiet=args.quiet) as progress:
         result = segment_scans(

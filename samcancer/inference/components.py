@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,17 @@ class Components:
     def count(self) -> int:
         """Number of components."""
         return len(self.voxels)
+
+
+class Slab(NamedTuple):
+    """What consecutive slices hold of some components."""
+
+    box: tuple[slice, slice, slice]
+    """Where it lies in the label map."""
+    parts: NDArray[np.int32]
+    """For each voxel of the box, its part, numbered from 1, or 0."""
+    component: NDArray[np.intp]
+    """For part p, ``component[p - 1]``; parts that do not touch in the slab may be of one."""
 
 
 def find_components(
@@ -72,24 +84,50 @@ def find_components(
     )
 
 
-def remove_components(
-    values: NDArray[np.uint8], components: Components, *, remove: NDArray[np.bool_]
+def slabs_of(
+    values: NDArray[np.uint8],
+    components: Components,
+    *,
+    wanted: NDArray[np.bool_] | None = None,
+) -> Iterator[Slab]:
+    """Yield the components slab by slab, from the first slice to the last.
+
+    Args:
+        values: The label map that the components were found in; their voxels of later slabs are
+            unchanged since.
+        components: What :func:`find_components` returned.
+        wanted: One flag per component; slabs without one of these are left out, which saves time.
+    """
+    planes, rows, columns = components.box
+    slabs = _slabs(values[components.box], components.label, components.slab_slices)
+    for (slab, mask), component in zip(slabs, components.component_of_part, strict=True):
+        if wanted is not None and not wanted[component].any():
+            continue
+        parts, _ = ndimage.label(mask, structure=NEIGHBOURHOOD)
+        slices = slice(planes.start + slab.start, planes.start + slab.stop)
+        yield Slab((slices, rows, columns), parts, component)
+
+
+def relabel_components(
+    values: NDArray[np.uint8],
+    components: Components,
+    *,
+    chosen: NDArray[np.bool_],
+    new_label: int = 0,
 ) -> None:
-    """Set the voxels of some components to 0, in place.
+    """Give the voxels of some components another label, in place; 0 removes them.
 
     Args:
         values: The label map that the components were found in, unchanged since.
         components: What :func:`find_components` returned.
-        remove: One flag per component.
+        chosen: One flag per component.
+        new_label: What their voxels become.
     """
-    if not remove.any():
+    if not chosen.any():
         return
-    region = values[components.box]
-    slabs = _slabs(region, components.label, components.slab_slices)
-    for (slab, mask), component in zip(slabs, components.component_of_part, strict=True):
-        parts, _ = ndimage.label(mask, structure=NEIGHBOURHOOD)
-        dropped = np.concatenate([[False], remove[component]])
-        region[slab][dropped[parts]] = 0
+    for slab in slabs_of(values, components, wanted=chosen):
+        hit = np.concatenate([[False], chosen[slab.component]])
+        values[slab.box][hit[slab.parts]] = new_label
 
 
 def _bounding_box(values: NDArray[np.uint8], label: int) -> tuple[slice, slice, slice] | None:

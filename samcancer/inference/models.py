@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class Ensemble:
     """Of each network's weights."""
     text_sha256: str | None = None
     """Of the text embeddings that the classes were asked for with; None for the trained ones."""
+    unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Union class, such as both kidneys -> its members; the networks may predict only these."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -85,6 +87,7 @@ def load_ensemble(
         image_size=first.config.model.image_size,
         sha256=tuple(m.sha256 for m in loaded),
         text_sha256=None if question is None else question.embeddings.sha256,
+        unions={c.name: c.members for c in first.taxonomy.classes.values() if c.members},
     )
 
 

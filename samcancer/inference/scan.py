@@ -31,7 +31,7 @@ from samcancer.files import (
 )
 from samcancer.geometry import Geometry, canonicalise
 from samcancer.inference.models import Ensemble
-from samcancer.inference.postprocess import ClassResult, postprocess_class
+from samcancer.inference.postprocess import ClassResult, PredictedMaps, postprocess_maps
 from samcancer.inference.prompts import NO_PROMPTS, CasePrompts, slice_prompts
 from samcancer.inference.slices import grid_of
 from samcancer.inference.volume import EngineOptions, LabelMaps, predict_volume
@@ -40,7 +40,7 @@ from samcancer.volume_io.formats import volume_suffix
 
 _log = logging.getLogger(__name__)
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 """Form of the report; another number makes ``--skip-finished`` do the case again."""
 
 PER_CLASS_FOLDER = "per_class"
@@ -60,6 +60,8 @@ class InferenceOptions:
     """Also write one binary mask per class; an organ's includes the lesions inside it."""
     probabilities: bool = False
     """Also write each class's probabilities, before presence gating and post-processing."""
+    postprocess: bool = True
+    """Apply the rules of the taxonomy; without them the labels stay as the network gave them."""
 
 
 class OpenScan(NamedTuple):
@@ -253,6 +255,7 @@ def request_sha256(
         "overlap": options.engine.overlap,
         "per_class": options.per_class,
         "probabilities": options.probabilities,
+        "postprocess": options.postprocess,
         "read": repr(options.read),
         "classes": ensemble.class_names,
         "text": ensemble.text_sha256,
@@ -313,14 +316,18 @@ def _predict(
         on_slices=on_slices,
     )
     predicted = time.perf_counter()
-    results = []
-    for k, spec in enumerate(ensemble.classes):
-        values = maps.lesions if is_lesion[k] or maps.organs is None else maps.organs
-        results.append(
-            postprocess_class(
-                values, k + 1, spec.postprocess, voxel_volume_ml=ct.geometry.voxel_volume_ml
-            )
-        )
+    x_mm, y_mm, z_mm = canonical_geometry.spacing_mm
+    results = postprocess_maps(
+        PredictedMaps(
+            lesions=maps.lesions,
+            organs=maps.organs,
+            volume_hu=volume_hu,
+            spacing_mm=(z_mm, y_mm, x_mm),
+        ),
+        ensemble.classes,
+        unions=ensemble.unions,
+        enabled=options.postprocess,
+    )
     if organs is not None:
         for lesion_plane, organ_plane in zip(labels, organs, strict=True):
             np.copyto(lesion_plane, organ_plane, where=lesion_plane == 0)
@@ -331,7 +338,7 @@ def _predict(
         organs=organs,
         probabilities=probabilities,
         presence=presence,
-        results=tuple(results),
+        results=results,
         scratch=contextlib.ExitStack(),
     )
 
@@ -347,16 +354,9 @@ def _class_reports(prediction: Prediction, ensemble: Ensemble) -> dict[str, dict
             "components": result.components,
             "slices": len(result.slices),
             "presence_max": round(float(prediction.presence[:, k].max()), 4),
-            "removed": [removal.to_dict() for removal in result.removed],
+            **result.changes(),
         }
-        for removal in result.removed:
-            _log.info(
-                "%s: removed %d components, %.2f ml (%s)",
-                spec.name,
-                removal.components,
-                removal.volume_ml,
-                removal.rule,
-            )
+        result.log_changes(spec.name)
     return reports
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from samcancer.commands import run_verb
 from samcancer.config import Config, DataConfig, ModelConfig
 from samcancer.inference.models import load_ensemble
 from samcancer.modeling import build_model
+from samcancer.taxonomy import ClassSpec, PostProcess
 from samcancer.training.checkpoint import CheckpointMeta, save_checkpoint
 
 CLASSES = ("liver_lesion", "kidney_lesion")
@@ -43,6 +45,23 @@ def test_a_good_scan_gives_a_mask_and_status_0(write_scan: WriteScan, tmp_path: 
     scan = write_scan("scan_0000.nii.gz", bright_box())
     assert infer(scan, tmp_path / "out", "--device", "cpu") == 0
     assert sorted(p.name for p in (tmp_path / "out").glob("scan*")) == ["scan.json", "scan.nii.gz"]
+
+
+def test_no_postprocess_leaves_the_labels_raw_and_asks_for_another_result(
+    monkeypatch: pytest.MonkeyPatch, write_scan: WriteScan, tmp_path: Path
+) -> None:
+    everything = PostProcess(min_volume_ml=1000.0)
+    ensemble = make_ensemble(
+        ClassSpec(name="bright", title="", kind="lesion", postprocess=everything)
+    )
+    monkeypatch.setattr("samcancer.inference.models.load_ensemble", lambda *_, **__: ensemble)
+    scan = write_scan("scan.mha", bright_box())
+    out, counts = tmp_path / "out", []
+    for options in ((), ("--no-postprocess",), ()):
+        assert infer(scan, out, "--device", "cpu", "--skip-finished", *options) == 0
+        report = json.loads((out / "scan.json").read_text())
+        counts.append(report["classes"]["bright"]["components"])
+    assert counts == [0, 1, 0]
 
 
 @pytest.mark.usefixtures("fake_model")

@@ -11,6 +11,7 @@ from inference_fakes import WriteScan, bright_box, lesion_in_organ, make_ensembl
 
 from samcancer.errors import InputError
 from samcancer.files import sha256_of
+from samcancer.inference.models import Ensemble
 from samcancer.inference.scan import InferenceOptions, finished_report, segment_scan
 from samcancer.inference.volume import EngineOptions
 from samcancer.taxonomy import ClassSpec, PostProcess
@@ -50,10 +51,13 @@ def test_the_mask_has_the_grid_of_the_scan_and_lies_on_the_lesion(
 
 
 def oriented(
-    axes: tuple[int, int, int], flips: tuple[bool, bool, bool]
+    axes: tuple[int, int, int],
+    flips: tuple[bool, bool, bool],
+    volume: np.ndarray | None = None,
+    spacing_zyx: tuple[float, float, float] = (5.0, 0.8, 0.6),
 ) -> tuple[np.ndarray, dict[str, tuple[float, ...]]]:
     """The bright box stored with other axes: the array, and where ITK must be told it lies."""
-    volume, spacing_zyx = bright_box(), (5.0, 0.8, 0.6)
+    volume = bright_box() if volume is None else volume
     stored = volume.transpose(axes)
     stored = stored[tuple(slice(None, None, -1) if f else slice(None) for f in flips)]
     direction = np.zeros((3, 3))
@@ -79,6 +83,68 @@ def test_any_orientation_gives_the_same_voxels_reoriented(
         np.testing.assert_array_equal(
             read(tmp_path / "other" / "case.mha"), expected.transpose(axes)[index]
         )
+
+
+def two_kidneys() -> np.ndarray:
+    """A body with two bright organs, a brighter core in the left one and a bright speck."""
+    volume = np.full((6, 30, 40), -1000, dtype=np.int16)
+    volume[:, 3:28, 2:37] = 40
+    volume[1:4, 8:16, 6:12] = 400
+    volume[2:5, 8:20, 26:33] = 400
+    volume[3, 11:15, 28:31] = 900
+    volume[5, 21:26, 8:13] = 900
+    return volume
+
+
+def kidneys_called_right() -> Ensemble:
+    """Everything above 200 HU is called right kidney, and everything above 650 HU tumour."""
+    largest = PostProcess(keep="largest")
+    return make_ensemble(
+        ClassSpec(
+            name="right", title="", kind="organ", postprocess=largest, left_counterpart="left"
+        ),
+        ClassSpec(name="left", title="", kind="organ", postprocess=largest),
+        ClassSpec(
+            name="tumour",
+            title="",
+            kind="lesion",
+            organ="left",
+            postprocess=PostProcess(inside_organ_mm=10.0),
+        ),
+        thresholds_hu=(200.0, 3000.0, 650.0),
+    )
+
+
+@pytest.mark.parametrize("axes", list(permutations(range(3))))
+def test_sides_and_organs_are_the_patients_in_any_orientation(
+    axes: tuple[int, int, int], write_scan: WriteScan, tmp_path: Path
+) -> None:
+    volume, spacing_zyx = two_kidneys(), (5.0, 8.0, 6.0)
+    for flips in product([False, True], repeat=3):
+        stored, geometry = oriented(axes, flips, volume, spacing_zyx)
+        report = segment(
+            write_scan("a.mha", stored, **geometry), tmp_path, ensemble=kidneys_called_right()
+        )
+        index = tuple(slice(None, None, -1) if f else slice(None) for f in flips)
+        right, left, speck = np.zeros((3, *volume.shape), dtype=bool)
+        right[1:4, 8:16, 6:12] = True
+        left[:5] = (volume == 400)[:5] & ~right[:5]
+        speck[5] = True
+        mask = read(tmp_path / "case.mha")
+        for label, expected in ((1, right), (2, left)):
+            assert dice(mask == label, expected.transpose(axes)[index]) > 0.85
+        assert not mask[speck.transpose(axes)[index]].any()
+        classes = report["classes"]
+        assert classes["right"]["moved"][0]["to"] == "left"  # type: ignore[index]
+        assert classes["tumour"]["components"] == 1  # type: ignore[index]
+        assert classes["tumour"]["removed"][0]["rule"] == "inside_organ_mm 10"  # type: ignore[index]
+
+
+def test_without_post_processing_labels_are_raw(write_scan: WriteScan, tmp_path: Path) -> None:
+    scan = write_scan("a.mha", two_kidneys(), spacing_mm=(6.0, 8.0, 5.0))
+    report = segment(scan, tmp_path, ensemble=kidneys_called_right(), postprocess=False)
+    assert set(np.unique(read(tmp_path / "case.mha"))) == {0, 1, 3}
+    assert [c["components"] for c in report["classes"].values()] == [3, 0, 2]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha", ".nrrd"])
@@ -217,14 +283,17 @@ class TestFinished:
         assert not self.is_finished(scan, tmp_path / "out", ensemble=make_ensemble(members=2))
 
     def test_other_options_are_not(self, scan: Path, tmp_path: Path) -> None:
-        options = InferenceOptions(engine=EngineOptions(flip=True))
-        assert not self.is_finished(scan, tmp_path / "out", options=options)
+        for options in (
+            InferenceOptions(engine=EngineOptions(flip=True)),
+            InferenceOptions(postprocess=False),
+        ):
+            assert not self.is_finished(scan, tmp_path / "out", options=options)
 
     def test_another_chunk_length_is(self, scan: Path, tmp_path: Path) -> None:
         options = InferenceOptions(engine=EngineOptions(batch=2))
         assert self.is_finished(scan, tmp_path / "out", options=options)
 
-    @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format_version": 1, "mask": 3}'])
+    @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format_version": 2, "mask": 3}'])
     def test_a_broken_report_is_not(self, text: str, scan: Path, tmp_path: Path) -> None:
         (tmp_path / "out" / "case.json").write_text(text)
         assert not self.is_finished(scan, tmp_path / "out")
