@@ -46,6 +46,26 @@ class Ensemble:
         """Names of the classes."""
         return tuple(spec.name for spec in self.classes)
 
+    def other_sides(self) -> tuple[int, ...]:
+        """Return, for each class, the index of the one that it is in a mirror.
+
+        Raises:
+            InputError: When only one class of a pair is among the networks' outputs.
+        """
+        sides = list(range(len(self.classes)))
+        for k, spec in enumerate(self.classes):
+            if spec.left_counterpart is None:
+                continue
+            if spec.left_counterpart not in self.class_names:
+                raise InputError(
+                    f"the model knows {spec.name} but not {spec.left_counterpart}, which it is in "
+                    "a mirror",
+                    mend="leave --tta out",
+                )
+            left = self.class_names.index(spec.left_counterpart)
+            sides[k], sides[left] = left, k
+        return tuple(sides)
+
 
 @dataclass(frozen=True)
 class Question:

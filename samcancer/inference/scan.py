@@ -313,6 +313,7 @@ def _predict(
             grid=grid,
             class_names=ensemble.class_names,
         ),
+        other_sides=ensemble.other_sides() if options.engine.flip else None,
         on_slices=on_slices,
     )
     predicted = time.perf_counter()

@@ -75,6 +75,7 @@ def predict_volume(
     maps: LabelMaps,
     options: EngineOptions,
     prompts: Sequence[SlicePrompt] = (),
+    other_sides: Sequence[int] | None = None,
     on_slices: Callable[[int], None] = lambda _: None,
 ) -> NDArray[np.float32]:
     """Fill the label maps of one scan and return (Z, K) presence probabilities.
@@ -91,6 +92,7 @@ def predict_volume(
         maps: Arrays that receive the result.
         options: How to run.
         prompts: What a person said about single slices.
+        other_sides: For each class the one that it is in a mirror; None when no class has a side.
         on_slices: Called with the number of slices done since the last call.
     """
     presence = np.zeros((len(volume_hu), len(is_lesion)), dtype=np.float32)
@@ -118,6 +120,7 @@ def predict_volume(
         device=device,
         precision=options.precision,
         flip=options.flip,
+        other_sides=other_sides,
         skip_air=options.skip_air,
         thresholds=None if maps.probabilities else thresholds,
         prompts=prompts,

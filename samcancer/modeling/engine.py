@@ -68,6 +68,7 @@ def predict_stacks(
     device: torch.device | str = "cpu",
     precision: str = "32-true",
     flip: bool = False,
+    other_sides: Sequence[int] | None = None,
     skip_air: bool = True,
     thresholds: Tensor | None = None,
     prompts: Sequence[SlicePrompt] = (),
@@ -81,6 +82,7 @@ def predict_stacks(
         device=place,
         autocast=autocast_of(place, precision),
         flip=flip,
+        other_sides=slice(None) if other_sides is None else list(other_sides),
         skip_air=skip_air,
         thresholds=None if thresholds is None else thresholds.to(place),
         prompts=prompts,
@@ -118,6 +120,8 @@ class _Run:
     device: torch.device
     autocast: contextlib.AbstractContextManager[Any]
     flip: bool
+    other_sides: Sequence[int] | slice
+    """For each class the one that it is in a mirror."""
     skip_air: bool
     thresholds: Tensor | None
     prompts: Sequence[SlicePrompt]
@@ -194,9 +198,15 @@ def _views(run: _Run, member: Member, slices_hu: Tensor, told: _Told | None) -> 
     grey = window(slices_hu.to(run.device).float(), member.window_hu)[None]
     yield _looked(member.model, grey, told)
     if run.flip:
-        mirrored = told and told._replace(manual=told.manual.flipped(grey.shape[-1]))
+        sides = run.other_sides
+        mirrored = told and told.mirrored(grey.shape[-1], sides)
         view = _looked(member.model, grey.flip(-1), mirrored)
-        yield _View(view.presence, lambda wanted: view.outline(wanted).flip(-1))
+        yield _View(
+            view.presence[:, sides],
+            lambda wanted: view.outline(None if wanted is None else wanted[:, sides])[
+                :, sides
+            ].flip(-1),
+        )
 
 
 def _looked(model: nn.Module, chunk: Tensor, told: _Told | None) -> _View:
@@ -225,6 +235,11 @@ class _Told(NamedTuple):
     presence: Tensor
     """(1, n, K): 1, or NaN where nothing is said."""
     manual: ManualPrompts
+
+    def mirrored(self, size: int, sides: Sequence[int] | slice) -> _Told:
+        """Return the same about the left-right mirrored chunk."""
+        flipped = self.manual.flipped(size)
+        return _Told(self.presence[:, :, sides], flipped.map(lambda x: x[:, :, sides]))
 
 
 def _told(run: _Run, chunk: Chunk) -> _Told | None:

@@ -47,6 +47,7 @@ class PredictOptions(TypedDict, total=False):
     device: torch.device | str
     precision: str
     flip: bool
+    other_sides: Sequence[int] | None
     skip_air: bool
     thresholds: Tensor | None
     prompts: Sequence[SlicePrompt]
@@ -82,6 +83,7 @@ def predict_ensemble(
     device: torch.device | str = "cpu",
     precision: str = "32-true",
     flip: bool = False,
+    other_sides: Sequence[int] | None = None,
     skip_air: bool = True,
     thresholds: Tensor | None = None,
     prompts: Sequence[SlicePrompt] = (),
@@ -104,6 +106,8 @@ def predict_ensemble(
         precision: One of Lightning Fabric's names; ``32-true``, ``bf16-mixed`` or ``16-mixed``.
         flip: Also predict on left-right mirrored slices and average; volume networks average the
             logits, as they do where patches overlap.
+        other_sides: For each class the one that it is in a mirror, such as the right kidney for the
+            left; None when no class has a side.
         skip_air: Ask the networks once for all slices of air; prompted slices never count as air.
         thresholds: (K,) presence probability from which a class counts as present in a slice; the
             logits of others are ``ABSENT_LOGIT`` there. None leaves all logits as they are.
@@ -125,6 +129,7 @@ def predict_ensemble(
         "device": place,
         "precision": precision,
         "flip": flip,
+        "other_sides": other_sides,
         "skip_air": skip_air,
         "prompts": prompts,
     }
@@ -178,6 +183,7 @@ def _windows(
         autocast=autocast_of(place, options["precision"]),
         batch=options["patches_at_once"],
         flip=options["flip"],
+        other_sides=options["other_sides"],
         skip_air=options["skip_air"],
     )
     with evaluating([model]):

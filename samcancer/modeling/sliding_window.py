@@ -58,6 +58,8 @@ class WindowOptions:
     """Patches at once; halved on a full GPU until they fit."""
     flip: bool = False
     """Average with the logits of the left-right mirrored patch."""
+    other_sides: Sequence[int] | None = None
+    """For each class the one that it is in a mirror; None when no class has a side."""
     skip_air: bool = True
     """Ask the network once for all patches of air."""
 
@@ -223,6 +225,8 @@ class _Run:
             logits: Tensor = self.model(grey).mask_logits.transpose(1, 2).float()
             if self.options.flip:
                 mirrored: Tensor = self.model(grey.flip(-1)).mask_logits.transpose(1, 2)
+                if self.options.other_sides is not None:
+                    mirrored = mirrored[:, list(self.options.other_sides)]
                 logits = (logits + mirrored.float().flip(-1)) / 2
         return logits
 

@@ -154,6 +154,32 @@ def test_mirroring_averages_the_probabilities_of_both_views() -> None:
     torch.testing.assert_close(presence, (plain_presence + mirrored_presence) / 2)
 
 
+def test_in_a_mirror_a_class_is_its_other_side() -> None:
+    """A mirrored right kidney looks like a left one: classes 0 and 2 change places."""
+    model, slices_hu, sides = ToyNet(), padded_slices(3), [2, 1, 0][: len(CLASSES)]
+    thresholds = torch.full((len(CLASSES),), 0.5)
+    logits, presence = collect(
+        predict_slices(model, slices_hu, window_hu=WINDOW_HU, flip=True, other_sides=sides)
+    )
+    plain, plain_presence = stack_by_stack(model, slices_hu)
+    mirrored, mirrored_presence = stack_by_stack(model, slices_hu[:, :, ::-1].copy())
+    mean = (torch.sigmoid(plain) + torch.sigmoid(mirrored.flip(-1)[:, sides])) / 2
+    torch.testing.assert_close(torch.sigmoid(logits), mean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(presence, (plain_presence + mirrored_presence[:, sides]) / 2)
+    gated, _ = collect(
+        predict_slices(
+            model,
+            slices_hu,
+            window_hu=WINDOW_HU,
+            flip=True,
+            other_sides=sides,
+            thresholds=thresholds,
+        )
+    )
+    expected = gate_logits(logits, presence >= thresholds).clamp(min=-16)
+    torch.testing.assert_close(gated.clamp(min=-16), expected)
+
+
 def test_an_ensemble_averages_probabilities_each_in_its_own_window() -> None:
     members = [Member(ToyNet(seed=1), WINDOW_HU), Member(ToyNet(seed=2), (-1300.0, 300.0))]
     slices_hu = padded_slices(4)
