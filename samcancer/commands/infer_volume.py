@@ -73,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where a volume network's patches are added up (default: --device); cpu spares a GPU",
     )
     parser.add_argument("--precision", choices=_PRECISIONS, default="32-true")
+    parser.add_argument(
+        "--presence-threshold",
+        type=_probability,
+        metavar="P",
+        help="one presence threshold for all classes in place of the calibrated; 0 gates nothing",
+    )
     parser.add_argument("--tta", action="store_true", help="average with the mirrored scan")
     parser.add_argument(
         "--postprocess",
@@ -159,6 +165,8 @@ def run(args: argparse.Namespace) -> int:
     scans = find_scans(args.input)
     prompts = _prompts(args, list(scans))
     ensemble = load_ensemble(args.model, device=device, question=_question(args))
+    if args.presence_threshold is not None:
+        ensemble = ensemble.with_threshold(args.presence_threshold)
     require_known_classes(prompts, ensemble.class_names)
     options = InferenceOptions(
         engine=EngineOptions(
@@ -287,6 +295,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be 0 to 1, got {value}")
     return value
 
 

@@ -77,6 +77,9 @@ class ModelConfig:
     interaction: Interaction = "exchange"
     image_size: int = 256
     """In-plane size S of stacks in pixels; a multiple of 16."""
+    neighbours: bool = True
+    """Whether the CNN branch sees neighbouring slices; False shows it the target slice five times,
+    for comparison only."""
     cnn_width: int = 48
     """Channels of the CNN branch at full resolution; the stages have 1, 2, 4, 8 and 16 times it."""
     class_prompt: ClassPrompt = "indicator"

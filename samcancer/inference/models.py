@@ -46,6 +46,10 @@ class Ensemble:
         """Names of the classes."""
         return tuple(spec.name for spec in self.classes)
 
+    def with_threshold(self, threshold: float) -> Ensemble:
+        """Return the same networks with one presence threshold for every class."""
+        return dataclasses.replace(self, thresholds=torch.full_like(self.thresholds, threshold))
+
     def other_sides(self) -> tuple[int, ...]:
         """Return, for each class, the index of the one that it is in a mirror.
 

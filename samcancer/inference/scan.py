@@ -156,11 +156,14 @@ def predict_scan(
 ) -> Prediction:
     """Predict and post-process: the second step; see :func:`segment_scan`."""
     ct = opened.ct
+    mask = output / (case_id + _mask_suffix(scan))
+    if mask.exists() and mask.samefile(scan):
+        raise InputError("the mask would overwrite the scan", path=scan, mend="change --output")
     require_writable_folder(output, needed_bytes=_output_bytes(ct.geometry, ensemble, options))
     _log.info("%s: %d slices of %d x %d", case_id, *ct.geometry.shape)
     case = _Case(
         case_id=case_id,
-        mask=output / (case_id + _mask_suffix(scan)),
+        mask=mask,
         reference=None if scan.is_dir() else scan,
         geometry=ct.geometry,
         sha256=ct.source_sha256,
@@ -250,6 +253,7 @@ def request_sha256(
     content = {
         "software": __version__,
         "models": ensemble.sha256,
+        "thresholds": ensemble.thresholds.tolist(),
         "precision": options.engine.precision,
         "flip": options.engine.flip,
         "overlap": options.engine.overlap,

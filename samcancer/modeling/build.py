@@ -125,6 +125,7 @@ def build_model(
             level_channels=[embedding, *cnn.channels[-2 : -2 - PROMPT_STAGES : -1]],
         ),
         decoder=decoder,
+        neighbours=config.neighbours,
     )
     return model.to(memory_format=torch.channels_last)
 

@@ -90,8 +90,10 @@ class SamCancerNet(nn.Module):
         classes: ClassTable,
         prompts: ClassPrompts,
         decoder: PromptedMaskDecoder,
+        neighbours: bool = True,
     ) -> None:
         super().__init__()
+        self.neighbours = neighbours
         self.class_names = tuple(class_names)
         self.image_size = image_size
         self.encoder: Any = encoder
@@ -159,6 +161,8 @@ class SamCancerNet(nn.Module):
         slices = chunk.shape[1] - 2 * SLICE_CONTEXT
         chunk = chunk.transpose(0, 1)
         targets = chunk[SLICE_CONTEXT:-SLICE_CONTEXT].reshape(-1, 1, *chunk.shape[2:])
+        if not self.neighbours:
+            chunk = targets.transpose(0, 1).expand(2 * SLICE_CONTEXT + 1, -1, -1, -1)
         encoder = self._encoder_for(encoded)
         tokens = encoder.embed(targets)
         full, x = self.cnn.stem(chunk)

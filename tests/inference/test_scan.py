@@ -12,7 +12,7 @@ from inference_fakes import WriteScan, bright_box, lesion_in_organ, make_ensembl
 from samcancer.errors import InputError
 from samcancer.files import sha256_of
 from samcancer.inference.models import Ensemble
-from samcancer.inference.scan import InferenceOptions, finished_report, segment_scan
+from samcancer.inference.scan import InferenceOptions, finished_report, request_sha256, segment_scan
 from samcancer.inference.volume import EngineOptions
 from samcancer.taxonomy import ClassSpec, PostProcess
 
@@ -312,3 +312,20 @@ def test_a_full_disk_is_refused_before_computing(
     with pytest.raises(InputError, match="needs 7200 bytes and the disk has 100 free"):
         segment(scan, tmp_path / "out")
     assert not (tmp_path / "out" / "case.nii.gz").exists()
+
+
+def test_a_mask_never_overwrites_its_scan(write_scan: WriteScan) -> None:
+    scan = write_scan("case.nii.gz", bright_box())
+    before = scan.read_bytes()
+    with pytest.raises(InputError, match="the mask would overwrite the scan"):
+        segment(scan, scan.parent)
+    assert scan.read_bytes() == before
+
+
+def test_one_presence_threshold_takes_the_place_of_the_calibrated_ones() -> None:
+    ensemble = make_ensemble()
+    assert ensemble.with_threshold(0.25).thresholds.tolist() == [0.25] * len(ensemble.classes)
+    options = InferenceOptions()
+    assert request_sha256(ensemble, options) != request_sha256(
+        ensemble.with_threshold(0.25), options
+    )

@@ -41,6 +41,19 @@ def loss_of(model: SamCancerNet, chunk: Tensor, presence: Tensor | None = None) 
     return torch.stack([logits.square().mean() for logits in output]).sum()
 
 
+def test_without_neighbours_a_slice_is_all_that_is_seen(build) -> None:
+    model = build(neighbours=False).eval()
+    chunk = chunk_of(slices=3)
+    other = chunk_of(slices=3, seed=8)
+    other[:, 3] = chunk[:, 3]
+    with torch.inference_mode():
+        whole, alone = model(chunk), model(other)
+        single = model(chunk[:, 1:6])
+    torch.testing.assert_close(whole.mask_logits[:, 1], alone.mask_logits[:, 1])
+    torch.testing.assert_close(whole.mask_logits[:, 1], single.mask_logits[:, 0])
+    assert not torch.allclose(whole.mask_logits[:, 0], alone.mask_logits[:, 0])
+
+
 @pytest.mark.parametrize("interaction", INTERACTIONS)
 def test_no_frozen_weight_changes_by_a_bit_in_training(build, interaction: str) -> None:
     model = build("small_sam", interaction=interaction)
