@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,13 +26,13 @@ from samcancer.files import (
     read_json,
     require_writable_folder,
     sha256_of,
-    temporary_path_for,
     write_json_atomic,
 )
 from samcancer.geometry import Geometry, canonicalise
 from samcancer.inference.models import Ensemble
 from samcancer.inference.postprocess import ClassResult, PredictedMaps, postprocess_maps
 from samcancer.inference.prompts import NO_PROMPTS, CasePrompts, slice_prompts
+from samcancer.inference.scratch import scratch_arrays
 from samcancer.inference.slices import grid_of
 from samcancer.inference.volume import EngineOptions, LabelMaps, predict_volume
 from samcancer.volume_io import CtVolume, ReadOptions, read_ct, write_labels, write_probabilities
@@ -168,7 +168,8 @@ def predict_scan(
         seconds={"read": opened.seconds},
     )
     with contextlib.ExitStack() as stack:
-        arrays = _probability_arrays(output, case_id, ct.geometry, ensemble, options)
+        count = len(ensemble.classes) if options.probabilities else 0
+        arrays = scratch_arrays(output / f"{case_id}.probabilities", count, ct.geometry.shape)
         probabilities = stack.enter_context(arrays)
         prediction = _predict(ct, case, ensemble, options, prompts, probabilities, on_slices)
         return replace(prediction, scratch=stack.pop_all())
@@ -386,27 +387,6 @@ def _write_extras(prediction: Prediction, ensemble: Ensemble, options: Inference
         folder = output / PROBABILITY_FOLDER / case_id
         name = ensemble.classes[k].name + suffix
         write_probabilities(folder / name, array.astype(np.float32), geometry)
-
-
-@contextlib.contextmanager
-def _probability_arrays(
-    output: Path,
-    case_id: str,
-    geometry: Geometry,
-    ensemble: Ensemble,
-    options: InferenceOptions,
-) -> Iterator[list[NDArray[np.float16]]]:
-    """Yield one array per class, on disk so that memory stays bounded; none when not wanted."""
-    if not options.probabilities:
-        yield []
-        return
-    path = temporary_path_for(output / f"{case_id}.probabilities")
-    shape = (len(ensemble.classes), *geometry.shape)
-    try:
-        array = np.memmap(path, dtype=np.float16, mode="w+", shape=shape)
-        yield list(array)
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _output_bytes(geometry: Geometry, ensemble: Ensemble, options: InferenceOptions) -> int:
