@@ -32,6 +32,7 @@ from samcancer.geometry import Geometry, canonicalise
 from samcancer.inference.models import Ensemble
 from samcancer.inference.postprocess import ClassResult, PredictedMaps, postprocess_maps
 from samcancer.inference.prompts import NO_PROMPTS, CasePrompts, slice_prompts
+from samcancer.inference.region import Region
 from samcancer.inference.scratch import scratch_arrays
 from samcancer.inference.slices import grid_of
 from samcancer.inference.volume import EngineOptions, LabelMaps, predict_volume
@@ -95,6 +96,8 @@ class Prediction:
     probabilities: Sequence[NDArray[np.float16]]
     presence: NDArray[np.float32]
     results: tuple[ClassResult, ...]
+    region: Region | None
+    """The slices that were segmented; None where that was not asked."""
     scratch: contextlib.ExitStack
     """Removes the file behind the probabilities when it is closed."""
 
@@ -200,6 +203,7 @@ def write_prediction(
         "mask": {"file": case.mask.name, "sha256": sha256_of(case.mask)},
         "input": {"sha256": case.sha256, "geometry": case.geometry.to_dict()},
         "model": _model_report(ensemble),
+        "region": prediction.region and prediction.region.to_dict(),
         "prompts": len(prompts.given) + (prompts.mask is not None),
         "request": request_sha256(ensemble, options, prompts),
         "software": f"samcancer {__version__}",
@@ -260,6 +264,7 @@ def request_sha256(
         "read": repr(options.read),
         "classes": ensemble.class_names,
         "text": ensemble.text_sha256,
+        "region": ensemble.region and ensemble.region.sha256,
         "prompts": prompts.sha256(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -298,6 +303,20 @@ def _predict(
         probabilities=[canonicalise(p, ct.geometry)[0] for p in probabilities],
     )
     grid = grid_of(canonical_geometry, ensemble.image_size)
+    prompted = slice_prompts(
+        prompts,
+        geometry=ct.geometry,
+        canonical=canonical_geometry,
+        grid=grid,
+        class_names=ensemble.class_names,
+    )
+    region = ensemble.region and ensemble.region.region_of(
+        volume_hu,
+        canonical_geometry,
+        options=options.engine,
+        prompted=[prompt.z for prompt in prompted],
+    )
+    located = time.perf_counter()
     presence = predict_volume(
         ensemble.members,
         volume_hu,
@@ -307,14 +326,9 @@ def _predict(
         thresholds=ensemble.thresholds,
         maps=maps,
         options=options.engine,
-        prompts=slice_prompts(
-            prompts,
-            geometry=ct.geometry,
-            canonical=canonical_geometry,
-            grid=grid,
-            class_names=ensemble.class_names,
-        ),
+        prompts=prompted,
         other_sides=ensemble.other_sides() if options.engine.flip else None,
+        kept=region and region.kept,
         on_slices=on_slices,
     )
     predicted = time.perf_counter()
@@ -333,7 +347,9 @@ def _predict(
     if organs is not None:
         for lesion_plane, organ_plane in zip(labels, organs, strict=True):
             np.copyto(lesion_plane, organ_plane, where=lesion_plane == 0)
-    seconds = {"predict": predicted - started, "postprocess": time.perf_counter() - predicted}
+    seconds = {"predict": predicted - located, "postprocess": time.perf_counter() - predicted}
+    if region is not None:
+        seconds = {"region": located - started, **seconds}
     return Prediction(
         case=case._replace(seconds=case.seconds | seconds),
         labels=labels,
@@ -341,6 +357,7 @@ def _predict(
         probabilities=probabilities,
         presence=presence,
         results=results,
+        region=region,
         scratch=contextlib.ExitStack(),
     )
 
@@ -367,6 +384,7 @@ def _model_report(ensemble: Ensemble) -> dict[str, Any]:
     return {
         "sha256": list(ensemble.sha256),
         "text_sha256": ensemble.text_sha256,
+        "region_sha256": ensemble.region and ensemble.region.sha256,
         "presence_thresholds": {name: round(value, 6) for name, value in thresholds},
     }
 
