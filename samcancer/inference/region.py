@@ -28,6 +28,7 @@ from samcancer.geometry import Geometry
 from samcancer.inference.budget import DEFAULT_BATCH
 from samcancer.inference.slices import ResizedSlices, grid_of
 from samcancer.inference.volume import EngineOptions
+from samcancer.modeling.manual_prompts import SlicePrompt
 from samcancer.modeling.region_net import margin_slices, predict_presence, slices_around
 from samcancer.modeling.slice_prediction import Member
 from samcancer.training.checkpoint import load_checkpoint
@@ -84,7 +85,7 @@ class RegionModel:
         geometry: Geometry,
         *,
         options: EngineOptions,
-        prompted: Iterable[int] = (),
+        prompts: Iterable[SlicePrompt] = (),
     ) -> Region:
         """Return the slices of a scan that are worth segmenting.
 
@@ -92,7 +93,7 @@ class RegionModel:
             volume_hu: (Z, rows, columns) in canonical orientation.
             geometry: Its grid.
             options: Device and batch are taken from here.
-            prompted: Slices that are kept whatever the classifier says.
+            prompts: Their slices are kept whatever the classifier says.
         """
         count = len(volume_hu)
         if self.unknown:
@@ -112,7 +113,7 @@ class RegionModel:
         kept = slices_around(positive, margin=margin_slices(self.margin_mm, geometry.spacing_mm[2]))
         if not kept:
             return Region(range(count), count, "no slice is positive")
-        places = [kept.start, kept.stop - 1, *prompted]
+        places = [kept.start, kept.stop - 1, *(prompt.z for prompt in prompts)]
         return Region(range(min(places), max(places) + 1), count)
 
 

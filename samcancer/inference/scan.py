@@ -29,23 +29,20 @@ from samcancer.files import (
     write_json_atomic,
 )
 from samcancer.geometry import Geometry, canonicalise
+from samcancer.inference.extras import scratch_arrays, write_extras
 from samcancer.inference.models import Ensemble
 from samcancer.inference.postprocess import ClassResult, PredictedMaps, postprocess_maps
 from samcancer.inference.prompts import NO_PROMPTS, CasePrompts, slice_prompts
 from samcancer.inference.region import Region
-from samcancer.inference.scratch import scratch_arrays
 from samcancer.inference.slices import grid_of
 from samcancer.inference.volume import EngineOptions, LabelMaps, predict_volume
-from samcancer.volume_io import CtVolume, ReadOptions, read_ct, write_labels, write_probabilities
+from samcancer.volume_io import CtVolume, ReadOptions, read_ct, write_labels
 from samcancer.volume_io.formats import volume_suffix
 
 _log = logging.getLogger(__name__)
 
 REPORT_VERSION = 2
 """Form of the report; another number makes ``--skip-finished`` do the case again."""
-
-PER_CLASS_FOLDER = "per_class"
-PROBABILITY_FOLDER = "probabilities"
 
 _DEFAULT_SUFFIX = ".nii.gz"
 """Of the mask of a scan that is a DICOM folder."""
@@ -192,7 +189,7 @@ def write_prediction(
     started = time.perf_counter()
     case = prediction.case
     with prediction.scratch:
-        _write_extras(prediction, ensemble, options)
+        write_extras(prediction, ensemble, options)
         write_labels(case.mask, prediction.labels, case.geometry, reference=case.reference)
     seconds = {**case.seconds, "write": time.perf_counter() - started}
     report = {
@@ -310,12 +307,11 @@ def _predict(
         grid=grid,
         class_names=ensemble.class_names,
     )
-    region = ensemble.region and ensemble.region.region_of(
-        volume_hu,
-        canonical_geometry,
-        options=options.engine,
-        prompted=[prompt.z for prompt in prompted],
-    )
+    region = None
+    if ensemble.region is not None:
+        region = ensemble.region.region_of(
+            volume_hu, canonical_geometry, options=options.engine, prompts=prompted
+        )
     located = time.perf_counter()
     presence = predict_volume(
         ensemble.members,
@@ -328,7 +324,7 @@ def _predict(
         options=options.engine,
         prompts=prompted,
         other_sides=ensemble.other_sides() if options.engine.flip else None,
-        kept=region and region.kept,
+        kept=None if region is None else region.kept,
         on_slices=on_slices,
     )
     predicted = time.perf_counter()
@@ -387,24 +383,6 @@ def _model_report(ensemble: Ensemble) -> dict[str, Any]:
         "region_sha256": ensemble.region and ensemble.region.sha256,
         "presence_thresholds": {name: round(value, 6) for name, value in thresholds},
     }
-
-
-def _write_extras(prediction: Prediction, ensemble: Ensemble, options: InferenceOptions) -> None:
-    case_id, geometry = prediction.case.case_id, prediction.case.geometry
-    output = prediction.case.mask.parent
-    suffix = prediction.case.mask.name[len(case_id) :]
-    if options.per_class:
-        for k, spec in enumerate(ensemble.classes):
-            values = prediction.labels
-            if spec.kind == "organ" and prediction.organs is not None:
-                values = prediction.organs
-            mask = np.equal(values, k + 1).view(np.uint8)
-            folder = output / PER_CLASS_FOLDER / case_id
-            write_labels(folder / (spec.name + suffix), mask, geometry)
-    for k, array in enumerate(prediction.probabilities):
-        folder = output / PROBABILITY_FOLDER / case_id
-        name = ensemble.classes[k].name + suffix
-        write_probabilities(folder / name, array.astype(np.float32), geometry)
 
 
 def _output_bytes(geometry: Geometry, ensemble: Ensemble, options: InferenceOptions) -> int:
