@@ -113,7 +113,7 @@ class RegionResult:
         return {n: r.threshold for n, r in self.classes.items() if r.threshold is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result for JSON."""
+        """Return the result for JSON; the score has another name than a Dice."""
         classes = {
             name: {
                 "presence_threshold": result.threshold,
@@ -125,7 +125,7 @@ class RegionResult:
             }
             for name, result in self.classes.items()
         }
-        return {"score": self.score, "classes": classes}
+        return {"region_score": self.score, "classes": classes}
 
 
 def validate_region(

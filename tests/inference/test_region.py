@@ -286,7 +286,7 @@ def save_region(
         config=Config(model=model),
         class_names=CLASSES,
         presence_thresholds=dict.fromkeys(CLASSES, 0.25) if thresholds is None else thresholds,
-        metrics={"score": 0.5} if validated else {},
+        metrics={"region_score": 0.5} if validated else {},
     )
     folder.mkdir(parents=True)
     save_checkpoint(folder / "best", build_network(model, CLASSES), meta)

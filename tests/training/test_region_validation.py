@@ -168,7 +168,7 @@ def test_a_classifier_learns_and_stops_and_goes_on_to_the_same_bytes(
         assert a == b, name
     loaded = load_checkpoint(tmp_path / "whole")
     assert loaded.presence_thresholds.keys() == set(CLASS_NAMES)
-    assert loaded.meta["metrics"]["score"] == whole.best_score
+    assert loaded.meta["metrics"]["region_score"] == whole.best_score
 
 
 def quick(store: Path, runs: Path) -> RunOptions:
