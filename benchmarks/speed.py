@@ -59,7 +59,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Return every figure."""
     raw = args.input or _phantoms(folder, args.cases)
     size = load_config(args.config).model.image_size
-    _import_everything()
+    import_everything()
     config = os.path.relpath(args.config, ROOT)
     command = f"python benchmarks/speed.py --config {config} --device {args.device}"
     if args.input is None:
@@ -92,11 +92,11 @@ def to_markdown(figures: dict[str, Any]) -> str:
 
 def _phantoms(folder: Path, cases: int) -> Path:
     raw = folder / "raw"
-    _run("make-phantoms", "--out", raw, "--cases", cases, "--seed", 7)
+    run_command("make-phantoms", "--out", raw, "--cases", cases, "--seed", 7)
     return raw
 
 
-def _import_everything() -> None:
+def import_everything() -> None:
     """Import the slow packages, which is no part of any figure."""
     import samcancer.inference.batch
     import samcancer.training.run  # noqa: F401
@@ -106,7 +106,7 @@ def _prepare(raw: Path, store: Path, *, size: int) -> dict[str, float]:
     inputs = sorted(raw.glob("Dataset90[1-4]*")) or [raw]
     words = [word for path in inputs for word in ("--input", path)]
     started = time.perf_counter()
-    _run("prepare-slices", *words, "--output", store, "--size", size, "--workers", 1)
+    run_command("prepare-slices", *words, "--output", store, "--size", size, "--workers", 1)
     seconds = time.perf_counter() - started
     files = [p for path in inputs for p in path.glob("*/*_0000.nii.gz")]
     lines = (store / "index.jsonl").read_text(encoding="utf-8").splitlines()
@@ -125,7 +125,7 @@ def _train(args: argparse.Namespace, folder: Path) -> dict[str, float]:
     words = ["--data", folder / "store", "--output", folder / "runs", "--config", args.config]
     words += ["--fold", 0, "--set", "train.validate_every=null"]
     words += ["--time-budget", args.train_seconds, "--accelerator", args.device]
-    _run("train-fold", *words)
+    run_command("train-fold", *words)
     log = (folder / "runs" / "fold_0" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     epochs = [json.loads(line) for line in log]
     epoch = epochs[-2] if len(epochs) > 2 else epochs[-1]
@@ -136,7 +136,7 @@ def _infer(args: argparse.Namespace, raw: Path, folder: Path) -> dict[str, float
     images = raw / _PHANTOM_SET / "imagesTs"
     words = ["--input", images if images.is_dir() else raw / "imagesTr"]
     words += ["--output", folder / "masks", "--model", folder / "runs" / "fold_0"]
-    _run("infer-volume", *words, "--device", args.device)
+    run_command("infer-volume", *words, "--device", args.device)
     reports = [read_json(path) for path in sorted((folder / "masks").glob("*.json"))]
     slices = sum(report["input"]["geometry"]["size_xyz"][2] for report in reports)
     return {
@@ -147,7 +147,12 @@ def _infer(args: argparse.Namespace, raw: Path, folder: Path) -> dict[str, float
     }
 
 
-def _run(verb: str, *words: object) -> None:
+def run_command(verb: str, *words: object) -> None:
+    """Run a command in this process.
+
+    Raises:
+        InputError: When it fails.
+    """
     if run_verb(verb, [str(word) for word in words]) != 0:
         raise InputError(f"samcancer {verb} failed")
 

@@ -6,6 +6,7 @@ import argparse
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from samcancer.inference.batch import BatchResult
     from samcancer.inference.models import Question
     from samcancer.inference.prompts import CasePrompts
+    from samcancer.inference.region import RegionModel
 
 DESCRIPTION = "Segment whole scans: one label map on each scan's own grid, and a report beside it."
 EXAMPLE = "samcancer infer-volume --input scans/ --output masks/ --model RUNS --device auto"
@@ -60,6 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="run the network once for all slices without a voxel above the window; same masks",
+    )
+    parser.add_argument(
+        "--region",
+        default="off",
+        metavar="off|auto|RUN",
+        help="segment only the slices in which a slice classifier expects something: RUN, or auto "
+        "for the run `region` beside the model (default: %(default)s)",
     )
     parser.add_argument(
         "--overlap",
@@ -167,6 +176,7 @@ def run(args: argparse.Namespace) -> int:
     ensemble = load_ensemble(args.model, device=device, question=_question(args))
     if args.presence_threshold is not None:
         ensemble = ensemble.with_threshold(args.presence_threshold)
+    ensemble = replace(ensemble, region=_region(args, ensemble.class_names, device))
     require_known_classes(prompts, ensemble.class_names)
     options = InferenceOptions(
         engine=EngineOptions(
@@ -210,6 +220,17 @@ def _budget(text: str | None, device: str) -> int | None:
     if device == "cuda":
         cap_gpu_memory(budget_bytes)
     return budget_bytes
+
+
+def _region(
+    args: argparse.Namespace, class_names: tuple[str, ...], device: str
+) -> RegionModel | None:
+    from samcancer.inference.region import load_region, region_run
+
+    if args.region == "off":
+        return None
+    run = region_run(args.region, args.model)
+    return load_region(run, device=device, class_names=class_names)
 
 
 def _question(args: argparse.Namespace) -> Question | None:

@@ -15,11 +15,10 @@ from typing import Any
 
 from samcancer.errors import InputError
 from samcancer.files import folder_lock, remove_stale_temporaries, require_writable_folder
+from samcancer.inference.extras import PER_CLASS_FOLDER, PROBABILITY_FOLDER
 from samcancer.inference.models import Ensemble
 from samcancer.inference.prompts import NO_PROMPTS, CasePrompts
 from samcancer.inference.scan import (
-    PER_CLASS_FOLDER,
-    PROBABILITY_FOLDER,
     InferenceOptions,
     OpenScan,
     Prediction,

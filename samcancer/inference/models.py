@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from samcancer.errors import InputError
+from samcancer.inference.region import RegionModel
 from samcancer.modeling.slice_prediction import Member, threshold_vector
 from samcancer.pretrained.text_embeddings import TextEmbeddings
 from samcancer.taxonomy import ClassSpec
@@ -40,6 +41,8 @@ class Ensemble:
     """Of the text embeddings that the classes were asked for with; None for the trained ones."""
     unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Union class, such as both kidneys -> its members; the networks may predict only these."""
+    region: RegionModel | None = None
+    """Finds the slices worth segmenting; None segments all."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -97,6 +100,8 @@ def load_ensemble(
         raise ValueError("an ensemble needs at least one model")
     resolved = [_run_of(path) for path in paths]
     loaded = [load_checkpoint(path, device=device) for path in resolved]
+    for path, model in zip(resolved, loaded, strict=True):
+        _require_segmentation(path, model)
     for path, model in zip(resolved[1:], loaded[1:], strict=True):
         _require_alike(path, model, first=loaded[0])
     if question is not None:
@@ -165,6 +170,15 @@ def _run_of(path: Path) -> Path:
                 mend="name one or several of these folders, or run train-final first",
             )
     return path
+
+
+def _require_segmentation(path: Path, model: LoadedModel) -> None:
+    if model.config.model.system == "region":
+        raise InputError(
+            "is a slice classifier; use it with --region",
+            path=path,
+            mend="give --model a run that segments, such as RUNS/final",
+        )
 
 
 def _require_alike(path: Path, model: LoadedModel, *, first: LoadedModel) -> None:

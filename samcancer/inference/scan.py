@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,25 +26,23 @@ from samcancer.files import (
     read_json,
     require_writable_folder,
     sha256_of,
-    temporary_path_for,
     write_json_atomic,
 )
 from samcancer.geometry import Geometry, canonicalise
+from samcancer.inference.extras import scratch_arrays, write_extras
 from samcancer.inference.models import Ensemble
 from samcancer.inference.postprocess import ClassResult, PredictedMaps, postprocess_maps
 from samcancer.inference.prompts import NO_PROMPTS, CasePrompts, slice_prompts
+from samcancer.inference.region import Region
 from samcancer.inference.slices import grid_of
 from samcancer.inference.volume import EngineOptions, LabelMaps, predict_volume
-from samcancer.volume_io import CtVolume, ReadOptions, read_ct, write_labels, write_probabilities
+from samcancer.volume_io import CtVolume, ReadOptions, read_ct, write_labels
 from samcancer.volume_io.formats import volume_suffix
 
 _log = logging.getLogger(__name__)
 
 REPORT_VERSION = 2
 """Form of the report; another number makes ``--skip-finished`` do the case again."""
-
-PER_CLASS_FOLDER = "per_class"
-PROBABILITY_FOLDER = "probabilities"
 
 _DEFAULT_SUFFIX = ".nii.gz"
 """Of the mask of a scan that is a DICOM folder."""
@@ -95,6 +93,8 @@ class Prediction:
     probabilities: Sequence[NDArray[np.float16]]
     presence: NDArray[np.float32]
     results: tuple[ClassResult, ...]
+    region: Region | None
+    """The slices that were segmented; None where that was not asked."""
     scratch: contextlib.ExitStack
     """Removes the file behind the probabilities when it is closed."""
 
@@ -171,7 +171,8 @@ def predict_scan(
         seconds={"read": opened.seconds},
     )
     with contextlib.ExitStack() as stack:
-        arrays = _probability_arrays(output, case_id, ct.geometry, ensemble, options)
+        count = len(ensemble.classes) if options.probabilities else 0
+        arrays = scratch_arrays(output / f"{case_id}.probabilities", count, ct.geometry.shape)
         probabilities = stack.enter_context(arrays)
         prediction = _predict(ct, case, ensemble, options, prompts, probabilities, on_slices)
         return replace(prediction, scratch=stack.pop_all())
@@ -191,7 +192,7 @@ def write_prediction(
     started = time.perf_counter()
     case = prediction.case
     with prediction.scratch:
-        _write_extras(prediction, ensemble, options)
+        write_extras(prediction, ensemble, options)
         write_labels(case.mask, prediction.labels, case.geometry, reference=case.reference)
     seconds = {**case.seconds, "write": time.perf_counter() - started}
     report = {
@@ -202,6 +203,7 @@ def write_prediction(
         "mask": {"file": case.mask.name, "sha256": sha256_of(case.mask)},
         "input": {"sha256": case.sha256, "geometry": case.geometry.to_dict()},
         "model": _model_report(ensemble),
+        "region": prediction.region and prediction.region.to_dict(),
         "prompts": len(prompts.given) + (prompts.mask is not None),
         "request": request_sha256(ensemble, options, prompts),
         "software": f"samcancer {__version__}",
@@ -263,6 +265,7 @@ def request_sha256(
         "read": repr(options.read),
         "classes": ensemble.class_names,
         "text": ensemble.text_sha256,
+        "region": ensemble.region and ensemble.region.sha256,
         "prompts": prompts.sha256(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -301,6 +304,19 @@ def _predict(
         probabilities=[canonicalise(p, ct.geometry)[0] for p in probabilities],
     )
     grid = grid_of(canonical_geometry, ensemble.image_size)
+    prompted = slice_prompts(
+        prompts,
+        geometry=ct.geometry,
+        canonical=canonical_geometry,
+        grid=grid,
+        class_names=ensemble.class_names,
+    )
+    region = None
+    if ensemble.region is not None:
+        region = ensemble.region.region_of(
+            volume_hu, canonical_geometry, options=options.engine, prompts=prompted
+        )
+    located = time.perf_counter()
     presence = predict_volume(
         ensemble.members,
         volume_hu,
@@ -310,14 +326,9 @@ def _predict(
         thresholds=ensemble.thresholds,
         maps=maps,
         options=options.engine,
-        prompts=slice_prompts(
-            prompts,
-            geometry=ct.geometry,
-            canonical=canonical_geometry,
-            grid=grid,
-            class_names=ensemble.class_names,
-        ),
+        prompts=prompted,
         other_sides=ensemble.other_sides() if options.engine.flip else None,
+        kept=None if region is None else region.kept,
         on_slices=on_slices,
     )
     predicted = time.perf_counter()
@@ -336,7 +347,9 @@ def _predict(
     if organs is not None:
         for lesion_plane, organ_plane in zip(labels, organs, strict=True):
             np.copyto(lesion_plane, organ_plane, where=lesion_plane == 0)
-    seconds = {"predict": predicted - started, "postprocess": time.perf_counter() - predicted}
+    seconds = {"predict": predicted - located, "postprocess": time.perf_counter() - predicted}
+    if region is not None:
+        seconds = {"region": located - started, **seconds}
     return Prediction(
         case=case._replace(seconds=case.seconds | seconds),
         labels=labels,
@@ -344,6 +357,7 @@ def _predict(
         probabilities=probabilities,
         presence=presence,
         results=results,
+        region=region,
         scratch=contextlib.ExitStack(),
     )
 
@@ -370,47 +384,9 @@ def _model_report(ensemble: Ensemble) -> dict[str, Any]:
     return {
         "sha256": list(ensemble.sha256),
         "text_sha256": ensemble.text_sha256,
+        "region_sha256": ensemble.region and ensemble.region.sha256,
         "presence_thresholds": {name: round(value, 6) for name, value in thresholds},
     }
-
-
-def _write_extras(prediction: Prediction, ensemble: Ensemble, options: InferenceOptions) -> None:
-    case_id, geometry = prediction.case.case_id, prediction.case.geometry
-    output = prediction.case.mask.parent
-    suffix = prediction.case.mask.name[len(case_id) :]
-    if options.per_class:
-        for k, spec in enumerate(ensemble.classes):
-            values = prediction.labels
-            if spec.kind == "organ" and prediction.organs is not None:
-                values = prediction.organs
-            mask = np.equal(values, k + 1).view(np.uint8)
-            folder = output / PER_CLASS_FOLDER / case_id
-            write_labels(folder / (spec.name + suffix), mask, geometry)
-    for k, array in enumerate(prediction.probabilities):
-        folder = output / PROBABILITY_FOLDER / case_id
-        name = ensemble.classes[k].name + suffix
-        write_probabilities(folder / name, array.astype(np.float32), geometry)
-
-
-@contextlib.contextmanager
-def _probability_arrays(
-    output: Path,
-    case_id: str,
-    geometry: Geometry,
-    ensemble: Ensemble,
-    options: InferenceOptions,
-) -> Iterator[list[NDArray[np.float16]]]:
-    """Yield one array per class, on disk so that memory stays bounded; none when not wanted."""
-    if not options.probabilities:
-        yield []
-        return
-    path = temporary_path_for(output / f"{case_id}.probabilities")
-    shape = (len(ensemble.classes), *geometry.shape)
-    try:
-        array = np.memmap(path, dtype=np.float16, mode="w+", shape=shape)
-        yield list(array)
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _output_bytes(geometry: Geometry, ensemble: Ensemble, options: InferenceOptions) -> int:

@@ -34,7 +34,12 @@ class ResizedSlices:
     """Padded slices (Z + 4, S, S) int16; each slice is resized once when read in order."""
 
     def __init__(
-        self, volume_hu: NDArray[np.int16], grid: InPlaneGrid, *, on_device: str | None = None
+        self,
+        volume_hu: NDArray[np.int16],
+        grid: InPlaneGrid,
+        *,
+        on_device: str | None = None,
+        kept: range | None = None,
     ) -> None:
         """Take the scan.
 
@@ -42,9 +47,11 @@ class ResizedSlices:
             volume_hu: (Z, rows, columns), Z >= 1; may be a strided view, is never copied whole.
             grid: Its in-plane grid.
             on_device: Resize there; None resizes on the host.
+            kept: Slices to give, padded by their own neighbours in the scan; None gives all.
         """
         self._volume_hu = volume_hu
         self._grid = grid
+        self._kept = range(len(volume_hu)) if kept is None else kept
         self._device = on_device
         self._matrices: list[Tensor] = []
         if on_device is not None:
@@ -54,13 +61,14 @@ class ResizedSlices:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(Z + 4, S, S)."""
-        return (len(self._volume_hu) + 2 * SLICE_CONTEXT, self._grid.size, self._grid.size)
+        """(Z + 4, S, S), Z slices kept."""
+        return (len(self._kept) + 2 * SLICE_CONTEXT, self._grid.size, self._grid.size)
 
     def __getitem__(self, index: slice, /) -> Tensor:
         """Return the padded slices of a contiguous range."""
         padded = range(*index.indices(self.shape[0]))
-        wanted = [min(max(p - SLICE_CONTEXT, 0), len(self._volume_hu) - 1) for p in padded]
+        first, last = self._kept.start - SLICE_CONTEXT, len(self._volume_hu) - 1
+        wanted = [min(max(first + p, 0), last) for p in padded]
         recent = {z: self._recent[z] for z in wanted if z in self._recent}
         new = [z for z in dict.fromkeys(wanted) if z not in recent]
         if new:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -76,11 +76,14 @@ def predict_volume(
     options: EngineOptions,
     prompts: Sequence[SlicePrompt] = (),
     other_sides: Sequence[int] | None = None,
+    kept: range | None = None,
     on_slices: Callable[[int], None] = lambda _: None,
 ) -> NDArray[np.float32]:
     """Fill the label maps of one scan and return (Z, K) presence probabilities.
 
-    A class whose presence probability in a slice is under its threshold has no voxel there.
+    A class whose presence probability in a slice is under its threshold has no voxel there. Slices
+    that are not kept have no voxel and a presence of 0. A network that looks at five slices sees
+    the true neighbours of the kept ones; a volume network sees nothing but these.
 
     Args:
         members: The networks, on the device already.
@@ -91,9 +94,10 @@ def predict_volume(
         thresholds: (K,) presence thresholds.
         maps: Arrays that receive the result.
         options: How to run.
-        prompts: What a person said about single slices.
+        prompts: What a person said about single slices, all of them kept.
         other_sides: For each class the one that it is in a mirror; None when no class has a side.
-        on_slices: Called with the number of slices done since the last call.
+        kept: Slices to segment; None segments all.
+        on_slices: Called with the number of slices done, or left out, since the last call.
     """
     presence = np.zeros((len(volume_hu), len(is_lesion)), dtype=np.float32)
     device = torch.device(options.device)
@@ -113,9 +117,12 @@ def predict_volume(
     lesion_classes = [k for k, lesion in enumerate(is_lesion) if lesion]
     organ_classes = [k for k, lesion in enumerate(is_lesion) if not lesion]
     thresholds = thresholds.to(device)
+    kept = range(len(volume_hu)) if kept is None else kept
+    if len(kept) < len(volume_hu):
+        on_slices(len(volume_hu) - len(kept))
     for chunk in predict_ensemble(
         members,
-        ResizedSlices(volume_hu, grid, on_device=on_device),
+        ResizedSlices(volume_hu, grid, on_device=on_device, kept=kept),
         batch=batch,
         device=device,
         precision=options.precision,
@@ -123,13 +130,14 @@ def predict_volume(
         other_sides=other_sides,
         skip_air=options.skip_air,
         thresholds=None if maps.probabilities else thresholds,
-        prompts=prompts,
+        prompts=[replace(prompt, z=prompt.z - kept.start) for prompt in prompts],
         voxel_mm=(slice_mm, grid.pixel_mm, grid.pixel_mm),
         patches_at_once=options.batch or PATCHES_AT_ONCE[device.type],
         overlap=options.overlap,
         stitch_device=options.stitch_device,
     ):
-        span = slice(chunk.start, chunk.start + len(chunk.logits))
+        first = kept.start + chunk.start
+        span = slice(first, first + len(chunk.logits))
         present = chunk.presence >= thresholds
         maps.lesions[span] = _winners(chunk.logits, present, lesion_classes, row, column)
         if maps.organs is not None:

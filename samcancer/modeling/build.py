@@ -45,7 +45,8 @@ def build_system(
     if config.system == "universal":
         return build_universal(config.universal, class_names, text=text)
     if config.system == "region":
-        return RegionNet(class_names, backbone=config.region.backbone)
+        region = RegionNet(class_names, backbone=config.region.backbone)
+        return region.to(memory_format=torch.channels_last)
     return build_model(config, class_names, encoder_state=encoder_state, text=text)
 
 

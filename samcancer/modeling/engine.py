@@ -20,7 +20,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ from samcancer.modeling.slice_prediction import (
     halved_on_full_gpu,
 )
 from samcancer.windowing import window
+
+_T = TypeVar("_T")
 
 _AUTOCAST_TYPES: dict[str, torch.dtype | None] = {
     "32": None,
@@ -141,18 +143,42 @@ class _Run:
 
 def _run_chunks(run: _Run, batch: int) -> Iterator[SlicePrediction]:
     with evaluating([member.model for member in run.members]):
-        for chunk in read_chunks(run.slices_hu, batch=batch):
-            done = 0
-            while done < chunk.targets:
-                piece = chunk.part(done, min(done + batch, chunk.targets))
-                try:
-                    with torch.inference_mode(), run.autocast:
-                        logits, presence = _predict(run, piece)
-                except torch.OutOfMemoryError:
-                    batch = halved_on_full_gpu(piece.targets, "slice")
-                    continue
-                yield SlicePrediction(piece.start, logits, presence)
-                done += piece.targets
+        for piece, (logits, presence) in in_pieces(
+            run.slices_hu, partial(_predict, run), batch=batch, autocast=run.autocast
+        ):
+            yield SlicePrediction(piece.start, logits, presence)
+
+
+def in_pieces(
+    slices_hu: NDArray[np.int16] | SliceSource,
+    compute: Callable[[Chunk], _T],
+    *,
+    batch: int,
+    autocast: contextlib.AbstractContextManager[Any],
+) -> Iterator[tuple[Chunk, _T]]:
+    """Yield the chunks of a case and what is computed of each, in order.
+
+    Args:
+        slices_hu: (Z + 4, S, S) padded slices.
+        compute: Runs without a gradient.
+        batch: Slices per chunk; on a full GPU it is halved until it fits.
+        autocast: In which ``compute`` runs.
+
+    Raises:
+        InputError: When not even one slice fits into the GPU's memory.
+    """
+    for chunk in read_chunks(slices_hu, batch=batch):
+        done = 0
+        while done < chunk.targets:
+            piece = chunk.part(done, min(done + batch, chunk.targets))
+            try:
+                with torch.inference_mode(), autocast:
+                    found = compute(piece)
+            except torch.OutOfMemoryError:
+                batch = halved_on_full_gpu(piece.targets, "slice")
+                continue
+            yield piece, found
+            done += piece.targets
 
 
 def _predict(run: _Run, chunk: Chunk) -> tuple[Tensor, Tensor]:

@@ -107,5 +107,5 @@ def _validation_points(log: RunLog) -> tuple[tuple[float, float], ...]:
     return tuple(
         (float(entry["epoch"]), float(entry["validation"]["score"]))
         for entry in log.epochs
-        if entry.get("validation")
+        if "score" in (entry.get("validation") or {})  # a slice classifier has no Dice
     )

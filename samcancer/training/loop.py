@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -34,6 +34,7 @@ from samcancer.training.epoch_log import EpochLog, EpochMeter
 from samcancer.training.job import TrainJob, make_loader, make_schedule
 from samcancer.training.loader import WorkerDiedError
 from samcancer.training.progress import RunProgress
+from samcancer.training.region_validation import validate_region
 from samcancer.training.resume import RESUME_NAME, read_resume, write_resume
 from samcancer.training.schedule import progress_of
 from samcancer.training.state import (
@@ -47,11 +48,7 @@ from samcancer.training.state import (
 )
 from samcancer.training.step import Stepper
 from samcancer.training.stopping import StopRequest, stop_on_signal
-from samcancer.training.validate import (
-    DEFAULT_THRESHOLD,
-    ValidationResult,
-    validate,
-)
+from samcancer.training.validate import DEFAULT_THRESHOLD, Validation, validate
 
 __all__ = ["Outcome", "TrainJob", "TrainResult", "train"]
 
@@ -296,13 +293,17 @@ class _Run:
             self.position.finished or (every is not None and self.position.epoch % every == 0)
         )
 
-    def _validate(self) -> ValidationResult:
+    def _validate(self) -> Validation:
         """Run over the held-out cases, shared out over the processes."""
-        result = validate(
+        config = self._job.meta.config
+        run: Callable[..., Validation] = (
+            validate_region if config.model.system == "region" else validate
+        )
+        result = run(
             self._model,
             self._job.store,
             case_ids=self._job.validation_cases,
-            config=self._job.meta.config,
+            config=config,
             fabric=self._fabric,
         )
         _log.info("epoch %d: validation score %.3f", self.position.epoch, result.score)

@@ -99,6 +99,12 @@ def write_pseudo_labels(
         raise InputError(
             "holds no fold runs (no config.yaml)", path=runs, mend="run train-fold for every fold"
         )
+    if config.model.system == "region":
+        raise InputError(
+            "holds slice classifiers, which outline nothing",
+            path=runs,
+            mend="name the folder of the segmentation runs",
+        )
     store = open_store(store_folder, config)
     folds_path = runs / FOLDS_NAME
     if not folds_path.exists():

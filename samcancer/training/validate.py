@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +33,21 @@ from samcancer.training.devices import gathered
 DEFAULT_THRESHOLD = 0.5
 
 THRESHOLD_CANDIDATES = tuple(round(0.05 * i, 2) for i in range(1, 20))
+
+
+class Validation(Protocol):
+    """What a run keeps of a validation, of whatever kind of network."""
+
+    @property
+    def score(self) -> float:
+        """What selects the best network; higher is better."""
+
+    @property
+    def presence_thresholds(self) -> dict[str, float]:
+        """Class -> calibrated threshold."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result for JSON."""
 
 
 @dataclass(frozen=True)

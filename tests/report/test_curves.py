@@ -31,6 +31,16 @@ def test_a_folder_of_runs_gives_every_run_under_its_name(tmp_path: Path) -> None
     ]
 
 
+def test_a_slice_classifier_has_no_line_among_the_dices(tmp_path: Path) -> None:
+    write_log(tmp_path / "final", [1, 2])
+    line = json.dumps({"epoch": 1, "loss": 1, "validation": {"region_score": -1.0}})
+    (tmp_path / "region").mkdir()
+    (tmp_path / "region" / "log.jsonl").write_text(line + "\n")
+    loss, dice = curve_figures(read_run_logs("b", tmp_path), group="")
+    dots = [figure.chart_svg.count("<circle") for figure in (loss, dice)]
+    assert dots == [3, 2]
+
+
 def test_an_epoch_logged_again_after_a_resume_counts_once(tmp_path: Path) -> None:
     (log,) = read_run_logs("b", write_log(tmp_path / "final", [1, 2, 3, 2, 3, 4]))
     assert [entry["epoch"] for entry in log.epochs] == [1, 2, 3, 4]
