@@ -218,6 +218,11 @@ class PartPredictions(NamedTuple):
     presence: Tensor
     """(P, n, K) probabilities."""
 
+    @property
+    def stop(self) -> int:
+        """The slice after the last."""
+        return self.start + self.masks.shape[1]
+
     def combined(self, combine: Combine) -> SlicePrediction:
         """Return what they say together."""
         logits = torch.logit(combine(self.masks), eps=PROBABILITY_FLOOR)

@@ -187,7 +187,8 @@ def count_case(
         precision=precision,
         batch=batch,
     ):
-        counter.add(piece, reference_masks(store, case_id, piece))
+        stop = piece.start + len(piece.logits)
+        counter.add(piece, reference_masks(store, case_id, piece.start, stop, device=device))
     return counter.counts()
 
 
@@ -214,12 +215,12 @@ def predict_case(
     )
 
 
-def reference_masks(store: CaseStore, case_id: str, piece: SlicePrediction) -> Tensor:
-    """Return what people labelled in the slices of a piece: (n, K, S, S) bool, where it is."""
-    stop = piece.start + len(piece.logits)
-    bits = store.label_bits(case_id, piece.start, stop).astype(np.int64)
-    on_device = torch.from_numpy(bits)[None].to(piece.logits.device)
-    return unpack_bits(on_device, len(store.class_names))[0] > 0
+def reference_masks(
+    store: CaseStore, case_id: str, start: int, stop: int, *, device: torch.device
+) -> Tensor:
+    """Return what people labelled in a range of slices, (n, K, S, S) bool."""
+    bits = store.label_bits(case_id, start, stop).astype(np.int64)
+    return unpack_bits(torch.from_numpy(bits)[None].to(device), len(store.class_names))[0] > 0
 
 
 class CaseCounter:

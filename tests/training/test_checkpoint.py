@@ -17,8 +17,7 @@ from torch import nn
 
 from samcancer.config import ModelConfig
 from samcancer.errors import InputError
-from samcancer.files import write_sealed_json
-from samcancer.files import temporary_path_for
+from samcancer.files import temporary_path_for, write_sealed_json
 from samcancer.training.checkpoint import (
     CheckpointMeta,
     load_checkpoint,
