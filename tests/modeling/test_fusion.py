@@ -113,7 +113,7 @@ def test_a_rule_is_told_in_words(rule: ClassRule, text: str) -> None:
 @pytest.mark.parametrize("weights", [(1.0,), (0.5, 0.6), (0.5, 0.25, 0.25)])
 def test_weights_that_do_not_fit_the_parts_are_refused(weights: tuple[float, ...]) -> None:
     parts = [[stack_member()], [volume_member()]]
-    with pytest.raises(ValueError, match="c: weights .* of 2 parts"):
+    with pytest.raises(ValueError, match=r"c: weights .* of 2 parts"):
         FusedNet(CLASSES, parts, [*RULES[:2], ClassRule("mean", weights)])
 
 
