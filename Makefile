@@ -7,7 +7,7 @@ DEMO   ?= demo
 REAL   ?= demo-real
 
 .PHONY: help install lint format test test-slow demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes bench-startup bench-training \
-	bench-engine bench-roofline bench-backends bench-whole-scan bench-efficiency clean
+	bench-engine bench-roofline bench-backends bench-whole-scan bench-efficiency bench-fusion clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -82,6 +82,9 @@ bench-whole-scan: $(READY)  ## a scan of 100 slices against nnU-Net v2, MONAI an
 
 bench-efficiency: $(READY)  ## seconds, peak memory and memory-time area of whole scans
 	$(BIN)/python benchmarks/efficiency.py
+
+bench-fusion: $(READY)  ## two systems and their fusion on hidden synthetic patients
+	$(BIN)/python benchmarks/fusion.py
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) $(DEMO) $(REAL) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -111,7 +111,11 @@ def write_fusion(
         {"name": name, **_hashes(_part(folder, index))} for index, name in enumerate(part_names)
     ]
     classes = {
-        name: {**rule._asdict(), "presence_threshold": presence_thresholds[name]}
+        name: {
+            **rule._asdict(),
+            "text": rule.describe(part_names),
+            "presence_threshold": presence_thresholds[name],
+        }
         for name, rule in rules.items()
     }
     content = {

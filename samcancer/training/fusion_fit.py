@@ -254,12 +254,7 @@ def _figures(fit: Fit, store: CaseStore) -> dict[str, object]:
         "store_fingerprint": store.fingerprint(),
         "validation": fit.validation.to_dict(),
         "candidates": [
-            {
-                "rule": rule.rule,
-                "weights": rule.weights,
-                "text": rule.describe(fit.part_names),
-                **result.to_dict(),
-            }
+            {**rule._asdict(), **result.to_dict()}
             for rule, result in zip(fit.candidates, fit.results, strict=True)
         ],
     }
