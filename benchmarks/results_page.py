@@ -86,8 +86,21 @@ def demo_markdown(folder: Path) -> str:
     """Return the tables of a demo folder: lesion DSC and NSD per class and arm, and its times."""
     run = read_json(folder / "run.json")
     summaries = {arm: read_json(Path(path) / "summary.json") for arm, path in run["arms"].items()}
+    parts = [_command(run), summary_tables(summaries)]
+    if not run["resumed"]:
+        rows = [[stage, f"{seconds:.0f}"] for stage, seconds in run["seconds"].items()]
+        parts.append(markdown_table(["stage", "seconds"], rows))
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def summary_tables(summaries: Mapping[str, Any]) -> str:
+    """Return lesion DSC and NSD per class and false lesions, one column a model.
+
+    Args:
+        summaries: Name of a model -> content of its evaluation's ``summary.json``.
+    """
     names = list(dict.fromkeys(name for s in summaries.values() for name in s["classes"]))
-    parts = [_command(run)]
+    parts = []
     for key, title in (("dice_where_present", "DSC"), ("nsd_where_present", "NSD at 2 mm")):
         rows = [
             [name, *(interval(s["classes"].get(name, {}).get(key)) for s in summaries.values())]
@@ -100,9 +113,6 @@ def demo_markdown(folder: Path) -> str:
         cells = [f"{row['with_predicted_lesion']} of {row['scans']}" for row in healthy]
         parts.append("Healthy hidden scans in which a lesion was predicted:\n")
         parts.append(markdown_table(["", *summaries], [["scans", *cells]]))
-    if not run["resumed"]:
-        rows = [[stage, f"{seconds:.0f}"] for stage, seconds in run["seconds"].items()]
-        parts.append(markdown_table(["stage", "seconds"], rows))
     return "\n\n".join(part.strip() for part in parts)
 
 

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,30 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def write_sealed_json(path: Path, content: Mapping[str, Any]) -> str:
+    """Write ``content`` with a hash of its own atomically; return the hash."""
+    write_text_atomic(path, _sealed_text(content))
+    return _digest_of(content)
+
+
+def require_sealed(path: Path, content: dict[str, Any], *, mend: str) -> str:
+    """Refuse a JSON file that is not as :func:`write_sealed_json` left it; return its hash.
+
+    Args:
+        path: Of the file.
+        content: What was read from it; the hash is taken out.
+        mend: What the message tells to do.
+
+    Raises:
+        InputError: When any byte of the file has changed.
+    """
+    stated = content.pop("json_sha256", None)
+    digest = _digest_of(content)
+    if stated != digest or path.read_text(encoding="utf-8") != _sealed_text(content):
+        raise InputError("was changed since it was written", path=path, mend=mend)
+    return digest
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     digest = hashlib.sha256()
@@ -174,6 +198,15 @@ def folder_lock(folder: Path, *, purpose: str) -> Iterator[None]:
             yield
         finally:
             stream.truncate(0)
+
+
+def _sealed_text(content: Mapping[str, Any]) -> str:
+    sealed = {**content, "json_sha256": _digest_of(content)}
+    return json.dumps(sealed, indent=2, ensure_ascii=False) + "\n"
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _fsync(path: Path) -> None:

@@ -28,6 +28,7 @@ VERBS: dict[str, str] = {
     "train-fold": "train one fold of the cross-validation",
     "pseudo-label": "label unknown classes with the fold models",
     "train-final": "train on labels merged with pseudo labels",
+    "fit-fusion": "combine several systems, class by class",
     "infer-volume": "segment whole scans on their own grid",
     "evaluate": "score predictions against references",
     "report": "write one HTML page from a run's results",

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 
 from samcancer.errors import InputError
+from samcancer.modeling.fusion import Predictor
+from samcancer.modeling.predict import ensembles_at_once
 from samcancer.modeling.slice_prediction import Member
 
 DEFAULT_BATCH = {"cpu": 8, "cuda": 16}
@@ -28,6 +30,9 @@ MAX_BATCH = 64
 
 _MAP_BYTES_PER_PIXEL = 24
 """Working memory of putting a chunk's logits onto the scan's pixels, per slice."""
+
+_WAITING_COPIES = 2
+"""Of a chunk's logits, kept by each of several streams until the others have the same slices."""
 
 _UNITS = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -60,7 +65,7 @@ def parse_bytes(text: str) -> int:
 
 
 def memory_need(
-    members: Sequence[Member],
+    members: Sequence[Predictor],
     shape: Sequence[int],
     *,
     size: int,
@@ -72,7 +77,7 @@ def memory_need(
     """Return what a scan needs on a device.
 
     Args:
-        members: The networks.
+        members: The networks and fusions.
         shape: (Z, rows, columns) of the scan.
         size: In-plane size S of the networks.
         class_count: K.
@@ -81,12 +86,15 @@ def memory_need(
         device: ``cpu`` or ``cuda``.
     """
     slices, rows, columns = shape
-    weights = sum(_weight_bytes(member) for member in members)
+    ensembles = ensembles_at_once(members)
+    weights = sum(_weight_bytes(member) for ensemble in ensembles for member in ensemble)
     scan = 0 if device == "cuda" else slices * rows * columns * (2 + label_maps)
-    nets: list[Any] = [member.model for member in members]
-    working = max(int(getattr(net, "slice_bytes", 0)) for net in nets)
-    held = (len(members) * views - 1) * max(int(getattr(net, "look_bytes", 0)) for net in nets)
-    logits = 4 * size * size * class_count * (2 if len(members) * views > 1 else 1)
+    working = max(_largest(ensemble, "slice_bytes") for ensemble in ensembles)
+    held = max((len(e) * views - 1) * _largest(e, "look_bytes") for e in ensembles)
+    copies = sum(2 if len(ensemble) * views > 1 else 1 for ensemble in ensembles)
+    if len(ensembles) > 1:
+        copies += _WAITING_COPIES * len(ensembles)
+    logits = 4 * size * size * class_count * copies
     on_grid = rows * columns * _MAP_BYTES_PER_PIXEL
     return MemoryNeed(weights + scan, working + held + logits + on_grid)
 
@@ -113,6 +121,11 @@ def cap_gpu_memory(budget_bytes: int) -> None:
     """Let this process have no more than so much of the GPU's memory; torch refuses beyond."""
     total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, budget_bytes / total))
+
+
+def _largest(ensemble: Sequence[Member], name: str) -> int:
+    nets: list[Any] = [member.model for member in ensemble]
+    return max(int(getattr(net, name, 0)) for net in nets)
 
 
 def _weight_bytes(member: Member) -> int:

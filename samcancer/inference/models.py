@@ -1,4 +1,4 @@
-"""Load one trained model, or several as an ensemble, ready to segment whole scans."""
+"""Load one trained model, a fusion, or several of them as an ensemble, to segment whole scans."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from samcancer.errors import InputError
 from samcancer.inference.region import RegionModel
+from samcancer.modeling.fusion import Predictor
 from samcancer.modeling.slice_prediction import Member, threshold_vector
 from samcancer.pretrained.text_embeddings import TextEmbeddings
 from samcancer.taxonomy import ClassSpec
 from samcancer.training.checkpoint import LoadedModel, load_checkpoint
+from samcancer.training.fusion_file import LoadedFusion, is_fusion, load_fusion
 
 _FINAL = "final"
 """Folder, in the folder of all runs, of the model trained last."""
@@ -27,16 +29,16 @@ _BEST = "best.safetensors"
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Networks that share classes and stack size; one network is an ensemble of one."""
+    """Networks that share classes and image size; one network, or fusion, is an ensemble of one."""
 
-    members: tuple[Member, ...]
+    members: tuple[Predictor, ...]
     classes: tuple[ClassSpec, ...]
     """In the order of the networks' outputs; label k + 1 is class k."""
     thresholds: Tensor
-    """(K,) presence thresholds, averaged over the networks."""
+    """(K,) presence thresholds, averaged over the members."""
     image_size: int
     sha256: tuple[str, ...]
-    """Of each network's weights."""
+    """Of each network's weights, or of all that a fusion consists of."""
     text_sha256: str | None = None
     """Of the text embeddings that the classes were asked for with; None for the trained ones."""
     unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -88,7 +90,8 @@ def load_ensemble(
     """Load checkpoints and check that they can be averaged.
 
     Args:
-        paths: Each a run folder, a folder of runs with a ``final`` run, or a weight file.
+        paths: Each a run folder, a folder of runs with a ``final`` run, a weight file, or the
+            folder of a fusion.
         device: Where the networks go.
         question: Classes to ask for instead of the trained ones.
 
@@ -99,24 +102,50 @@ def load_ensemble(
     if not paths:
         raise ValueError("an ensemble needs at least one model")
     resolved = [_run_of(path) for path in paths]
-    loaded = [load_checkpoint(path, device=device) for path in resolved]
-    for path, model in zip(resolved, loaded, strict=True):
-        _require_segmentation(path, model)
-    for path, model in zip(resolved[1:], loaded[1:], strict=True):
-        _require_alike(path, model, first=loaded[0])
-    if question is not None:
-        loaded = [_asked(path, m, question) for path, m in zip(resolved, loaded, strict=True)]
+    loaded = [_load(path, device=device, question=question) for path in resolved]
     first = loaded[0]
+    for path, model in zip(resolved[1:], loaded[1:], strict=True):
+        _require_alike(path, model, first=first)
+    return dataclasses.replace(
+        first,
+        members=tuple(member for m in loaded for member in m.members),
+        thresholds=torch.stack([m.thresholds for m in loaded]).mean(dim=0),
+        sha256=tuple(sha256 for m in loaded for sha256 in m.sha256),
+    )
+
+
+def _load(path: Path, *, device: str, question: Question | None) -> Ensemble:
+    """Load what one path stands for."""
+    if is_fusion(path):
+        if question is not None:
+            raise InputError(
+                "is a fusion and knows its own classes only", path=path, mend="leave --ask out"
+            )
+        fusion = load_fusion(path, device=device)
+        return _ensemble_of(fusion.net, fusion, fusion.net.class_names, fusion.image_size)
+    model = load_checkpoint(path, device=device)
+    _require_segmentation(path, model)
+    if question is not None:
+        model = _asked(path, model, question)
+    member = Member(model.model, model.config.data.inference_window_hu)
+    ensemble = _ensemble_of(member, model, model.class_names, model.config.model.image_size)
+    text = None if question is None else question.embeddings.sha256
+    return dataclasses.replace(ensemble, text_sha256=text)
+
+
+def _ensemble_of(
+    member: Predictor,
+    loaded: LoadedModel | LoadedFusion,
+    class_names: Sequence[str],
+    image_size: int,
+) -> Ensemble:
     return Ensemble(
-        members=tuple(Member(m.model, m.config.data.inference_window_hu) for m in loaded),
-        classes=tuple(first.taxonomy.classes[name] for name in first.class_names),
-        thresholds=torch.stack(
-            [threshold_vector(m.presence_thresholds, m.class_names) for m in loaded]
-        ).mean(dim=0),
-        image_size=first.config.model.image_size,
-        sha256=tuple(m.sha256 for m in loaded),
-        text_sha256=None if question is None else question.embeddings.sha256,
-        unions={c.name: c.members for c in first.taxonomy.classes.values() if c.members},
+        members=(member,),
+        classes=tuple(loaded.taxonomy.classes[name] for name in class_names),
+        thresholds=threshold_vector(loaded.presence_thresholds, class_names),
+        image_size=image_size,
+        sha256=(loaded.sha256,),
+        unions={c.name: c.members for c in loaded.taxonomy.classes.values() if c.members},
     )
 
 
@@ -159,7 +188,7 @@ def _run_of(path: Path) -> Path:
         raise InputError(
             "no such model", path=path, mend="name a run folder or a .safetensors file"
         )
-    if path.is_dir() and not (path / _BEST).exists():
+    if path.is_dir() and not (path / _BEST).exists() and not is_fusion(path):
         if (path / _FINAL / _BEST).exists():
             return path / _FINAL
         runs = sorted(p.parent.name for p in path.glob(f"*/{_BEST}"))
@@ -181,10 +210,10 @@ def _require_segmentation(path: Path, model: LoadedModel) -> None:
         )
 
 
-def _require_alike(path: Path, model: LoadedModel, *, first: LoadedModel) -> None:
+def _require_alike(path: Path, model: Ensemble, *, first: Ensemble) -> None:
     pairs = {
-        "classes": (tuple(model.class_names), tuple(first.class_names)),
-        "image size": (model.config.model.image_size, first.config.model.image_size),
+        "classes": (model.class_names, first.class_names),
+        "image size": (model.image_size, first.image_size),
     }
     for what, (found, expected) in pairs.items():
         if found != expected:

@@ -23,9 +23,10 @@ from torch import Tensor
 from samcancer.inference.budget import PATCHES_AT_ONCE, memory_need, plan_batch
 from samcancer.inference.slices import ResizedSlices
 from samcancer.inplane import InPlaneGrid
+from samcancer.modeling.fusion import Predictor
 from samcancer.modeling.manual_prompts import SlicePrompt
 from samcancer.modeling.predict import predict_ensemble
-from samcancer.modeling.slice_prediction import Member, SlicePrediction
+from samcancer.modeling.slice_prediction import SlicePrediction
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class LabelMaps:
 
 
 def predict_volume(
-    members: Sequence[Member],
+    members: Sequence[Predictor],
     volume_hu: NDArray[np.int16],
     *,
     grid: InPlaneGrid,
@@ -86,7 +87,7 @@ def predict_volume(
     the true neighbours of the kept ones; a volume network sees nothing but these.
 
     Args:
-        members: The networks, on the device already.
+        members: The networks and fusions, on the device already.
         volume_hu: (Z, rows, columns) in canonical orientation.
         grid: Its in-plane grid at the networks' size.
         slice_mm: Distance of its slices.

@@ -8,7 +8,7 @@ fusion. All yield the same stream, so validation, pseudo labels and inference as
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, TypeGuard
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from samcancer.config import WindowHu
 from samcancer.errors import InputError
 from samcancer.modeling.chunks import SliceSource
 from samcancer.modeling.engine import autocast_of, evaluating, predict_stacks
-from samcancer.modeling.fusion import FusedNet
+from samcancer.modeling.fusion import FusedNet, Predictor
 from samcancer.modeling.manual_prompts import SlicePrompt
 from samcancer.modeling.slice_prediction import (
     PROBABILITY_FLOOR,
@@ -76,7 +76,7 @@ def predict_slices(
 
 
 def predict_ensemble(
-    members: Sequence[Member],
+    members: Sequence[Predictor],
     slices_hu: NDArray[np.int16] | SliceSource,
     *,
     batch: int = 8,
@@ -98,8 +98,8 @@ def predict_ensemble(
     without mirroring returns its logits untouched.
 
     Args:
-        members: Networks, on ``device`` already: they map (1, T + 4, S, S) in [0, 1] to mask logits
-            (1, T, K, S, S) and presence logits (1, T, K), or are volume networks or fusions.
+        members: On ``device`` already: networks that map (1, T + 4, S, S) in [0, 1] to mask logits
+            (1, T, K, S, S) and presence logits (1, T, K), volume networks, or fusions.
         slices_hu: (Z + 4, S, S) int16 padded slices, Z >= 1.
         batch: Slices per chunk (T). On a full GPU it is halved until it fits.
         device: Where the chunks are sent.
@@ -139,29 +139,43 @@ def predict_ensemble(
         "overlap": overlap,
         "stitch_device": stitch_device,
     }
-    if not any(isinstance(m.model, (UniversalNet, FusedNet)) for m in members):
+    if _all_take_stacks(members):
         return predict_stacks(members, slices_hu, thresholds=thresholds, **shared)  # type: ignore[misc]  # a TypedDict of more keys than are set
     chosen = None if thresholds is None else thresholds.to(place)
     options: PredictOptions = {**shared, **whole_volumes}
     return _gated(_combined(members, slices_hu, options), chosen)
 
 
+def ensembles_at_once(members: Sequence[Predictor]) -> list[Sequence[Member]]:
+    """Return the ensembles whose streams run side by side: what is in memory at once."""
+    if _all_take_stacks(members):
+        return [members]
+    alone = [[m] for m in members if isinstance(m, Member)]
+    parts = [part for m in members if isinstance(m, FusedNet) for part in m.parts]
+    return [*alone, *(ensemble for part in parts for ensemble in ensembles_at_once(part))]
+
+
+def _all_take_stacks(members: Sequence[Predictor]) -> TypeGuard[Sequence[Member]]:
+    """Return whether the engine can run all of them chunk by chunk."""
+    return all(isinstance(m, Member) and not isinstance(m.model, UniversalNet) for m in members)
+
+
 def _combined(
-    members: Sequence[Member], slices_hu: NDArray[np.int16] | SliceSource, options: PredictOptions
+    members: Sequence[Predictor],
+    slices_hu: NDArray[np.int16] | SliceSource,
+    options: PredictOptions,
 ) -> Iterator[SlicePrediction]:
     if len(members) > 1:
         streams = [predict_ensemble([member], slices_hu, **options) for member in members]
         return _merged(streams, lambda probability: probability.mean(dim=0))
-    model = members[0].model
-    if isinstance(model, FusedNet):
-        streams = [
-            predict_ensemble(part, slices_hu, **options) for part in model.parts_as_members()
-        ]
-        return _merged(streams, model.combine)
+    member = members[0]
+    if isinstance(member, FusedNet):
+        streams = [predict_ensemble(part, slices_hu, **options) for part in member.parts]
+        return _merged(streams, member.combine)
     if options["prompts"]:
         raise InputError("this model takes no prompts", mend="use a model of the system samcancer")
-    assert isinstance(model, UniversalNet)
-    return _windows(model, members[0].window_hu, slices_hu, options)
+    assert isinstance(member.model, UniversalNet)
+    return _windows(member.model, member.window_hu, slices_hu, options)
 
 
 def _windows(
@@ -201,16 +215,41 @@ def _gated(
             yield piece._replace(logits=gate_logits(piece.logits, present))
 
 
+class PartPredictions(NamedTuple):
+    """What P parts say about the same n slices."""
+
+    start: int
+    masks: Tensor
+    """(P, n, K, S, S) probabilities."""
+    presence: Tensor
+    """(P, n, K) probabilities."""
+
+    @property
+    def stop(self) -> int:
+        """The slice after the last."""
+        return self.start + self.masks.shape[1]
+
+    def combined(self, combine: Combine) -> SlicePrediction:
+        """Return what they say together."""
+        logits = torch.logit(combine(self.masks), eps=PROBABILITY_FLOOR)
+        return SlicePrediction(self.start, logits, combine(self.presence))
+
+
+def aligned(streams: Sequence[Iterator[SlicePrediction]]) -> Iterator[PartPredictions]:
+    """Yield streams whose pieces are cut differently in pieces of the same slices."""
+    for found in zip(*map(_recut, streams), strict=True):
+        yield PartPredictions(
+            found[0].start,
+            torch.stack([torch.sigmoid(piece.logits) for piece in found]),
+            torch.stack([piece.presence for piece in found]),
+        )
+
+
 def _merged(
     streams: Sequence[Iterator[SlicePrediction]], combine: Combine
 ) -> Iterator[SlicePrediction]:
-    """Combine streams whose pieces are cut differently."""
-    pieces = [_recut(stream) for stream in streams]
-    for found in zip(*pieces, strict=True):
-        probability = combine(torch.stack([torch.sigmoid(piece.logits) for piece in found]))
-        presence = combine(torch.stack([piece.presence for piece in found]))
-        logits = torch.logit(probability, eps=PROBABILITY_FLOOR)
-        yield SlicePrediction(found[0].start, logits, presence)
+    for parts in aligned(streams):
+        yield parts.combined(combine)
 
 
 def _recut(stream: Iterator[SlicePrediction]) -> Iterator[SlicePrediction]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,14 @@ from torch import Tensor, nn
 from samcancer import __version__
 from samcancer.config import Config, ModelConfig, config_from_dict, config_to_dict
 from samcancer.errors import InputError
-from samcancer.files import atomic_path, read_json, sha256_of, write_text_atomic
+from samcancer.files import (
+    atomic_path,
+    read_json,
+    require_sealed,
+    sha256_of,
+    write_sealed_json,
+    write_text_atomic,
+)
 from samcancer.taxonomy import Taxonomy, load_taxonomy, taxonomy_from_dict
 
 FORMAT_VERSION = 1
@@ -116,7 +123,7 @@ def save_checkpoint(stem: Path, model: nn.Module, meta: CheckpointMeta) -> str:
         **dataclasses.asdict(meta),
         "config": config_to_dict(meta.config),
     }
-    write_text_atomic(json_path(stem), _canonical_text(content))
+    write_sealed_json(json_path(stem), content)
     waiting.replace(tensor_path(stem))
     return sha256
 
@@ -163,6 +170,32 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     stem = checkpoint_stem(path)
     meta = read_checkpoint_meta(stem)
     return _read_tensors(stem, meta)[0], meta
+
+
+def copy_checkpoint(source: Path, target: Path) -> dict[str, Any]:
+    """Copy a run's best model, or a ``.safetensors`` file with its JSON; return what it says.
+
+    Args:
+        source: As for :func:`load_checkpoint`.
+        target: Path without suffix; the JSON is written last.
+
+    Raises:
+        InputError: When the checkpoint is missing or damaged, or the disk is too full.
+    """
+    stem = checkpoint_stem(source)
+    meta = read_checkpoint_meta(stem)
+    tensors = _tensor_file(stem, meta)
+    text = json_path(stem).read_text(encoding="utf-8")
+
+    def verify(copied: Path) -> None:
+        if sha256_of(copied) != meta["safetensors_sha256"]:
+            raise InputError("was not copied whole", path=tensors, mend="run the command again")
+
+    expected_bytes = tensors.stat().st_size
+    with atomic_path(tensor_path(target), expected_bytes=expected_bytes, verify=verify) as copied:
+        shutil.copyfile(tensors, copied)
+    write_text_atomic(json_path(target), text)
+    return meta
 
 
 def checkpoint_stem(path: Path) -> Path:
@@ -220,12 +253,7 @@ def read_checkpoint_meta(stem: Path) -> dict[str, Any]:
             path=path,
             mend="use the version of samcancer that wrote it",
         )
-    if path.read_text(encoding="utf-8") != _canonical_text(content) or content.pop(
-        "json_sha256", None
-    ) != _json_digest(content):
-        raise InputError(
-            "was changed since it was written", path=path, mend="copy it again, or train again"
-        )
+    require_sealed(path, content, mend="copy it again, or train again")
     return content
 
 
@@ -257,31 +285,23 @@ def _waiting_path(stem: Path) -> Path:
     return stem.with_name(f"{stem.name}.next.safetensors")
 
 
-def _canonical_text(content: Mapping[str, Any]) -> str:
-    """Return the one text of the content, its own hash included."""
-    bare = {key: value for key, value in content.items() if key != "json_sha256"}
-    return (
-        json.dumps({**bare, "json_sha256": _json_digest(bare)}, indent=2, ensure_ascii=False) + "\n"
-    )
-
-
-def _json_digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def _read_tensors(stem: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Tensor], Path]:
-    """Read the tensor file that the JSON names by its hash."""
+    path = _tensor_file(stem, meta)
+    try:
+        return load_file(path), path
+    except SafetensorError as error:
+        raise InputError(f"not a safetensors file ({error})", path=path) from None
+
+
+def _tensor_file(stem: Path, meta: Mapping[str, Any]) -> Path:
+    """Return the tensor file that the JSON names by its hash."""
     final = tensor_path(stem)
     candidates = [path for path in (final, _waiting_path(stem)) if path.exists()]
     if not candidates:
         raise InputError("no such file", path=final, mend="copy it beside its .json")
     for path in candidates:
-        if sha256_of(path) != meta["safetensors_sha256"]:
-            continue
-        try:
-            return load_file(path), path
-        except SafetensorError as error:
-            raise InputError(f"not a safetensors file ({error})", path=path) from None
+        if sha256_of(path) == meta["safetensors_sha256"]:
+            return path
     raise InputError(
         "damaged, or not the file that its .json was written for (SHA-256 differs)",
         path=final,

@@ -1,12 +1,13 @@
-"""The progress bar of a run: epoch, loss, Dice per class and the time left."""
+"""Progress bars: of a run (epoch, loss, Dice per class, the time left) and of a list of cases."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, track
 
 _BAR_STEPS = 1000
 """Parts into which the bar divides a run."""
@@ -83,3 +84,14 @@ class RunProgress:
             return ""
         left_s = (now - started) * (1 - progress) / done
         return f"{left_s / 3600:.1f} h left" if left_s >= 3600 else f"{left_s / 60:.1f} min left"
+
+
+def tracked(case_ids: Sequence[str], description: str, *, enabled: bool) -> Iterator[str]:
+    """Yield the cases under a bar on standard error."""
+    yield from track(
+        case_ids,
+        description=description,
+        console=Console(stderr=True),
+        disable=not enabled,
+        transient=True,
+    )

@@ -22,32 +22,25 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from samcancer.config import Config, PseudoLabelConfig
 from samcancer.data.case_store import CaseStore
-from samcancer.data.folds import load_or_create_folds
-from samcancer.data.ledger import PseudoEntry, PseudoLabels, require_unseen, write_pseudo_case
-from samcancer.errors import InputError
+from samcancer.data.ledger import PseudoEntry, PseudoLabels, write_pseudo_case
 from samcancer.files import folder_lock, remove_stale_temporaries
 from samcancer.modeling.predict import predict_slices
 from samcancer.modeling.slice_prediction import threshold_vector
-from samcancer.training.checkpoint import LoadedModel, load_checkpoint
-from samcancer.training.run import (
-    FOLDS_NAME,
-    PSEUDO_LABELS_NAME,
-    fold_name,
-    open_store,
-    stored_config,
-)
+from samcancer.training.checkpoint import LoadedModel
+from samcancer.training.devices import chosen_device
+from samcancer.training.fold_runs import open_fold_runs
+from samcancer.training.progress import tracked
+from samcancer.training.run import PSEUDO_LABELS_NAME
 from samcancer.training.validate import PaddedSlices
 
 _log = logging.getLogger(__name__)
@@ -94,32 +87,16 @@ def write_pseudo_labels(
         InputError: When a fold's model is missing, is of another store, or trained on the patient
             it would label.
     """
-    config = stored_config(runs)
-    if config is None:
-        raise InputError(
-            "holds no fold runs (no config.yaml)", path=runs, mend="run train-fold for every fold"
-        )
-    if config.model.system == "region":
-        raise InputError(
-            "holds slice classifiers, which outline nothing",
-            path=runs,
-            mend="name the folder of the segmentation runs",
-        )
-    store = open_store(store_folder, config)
-    folds_path = runs / FOLDS_NAME
-    if not folds_path.exists():
-        raise InputError("no such file", path=folds_path, mend="run train-fold for every fold")
-    folds = load_or_create_folds(store, folds_path, count=config.folds, seed=config.train.seed)
-    work = {
-        fold: _cases_to_label(store, folds.held_out_cases(fold)) for fold in range(config.folds)
-    }
-    _require_teachers(runs, [fold for fold, cases in work.items() if cases])
+    teachers = open_fold_runs(store_folder, runs)
+    store, folds = teachers.store, teachers.folds
+    work = {fold: _cases_to_label(store, folds.held_out_cases(fold)) for fold in range(folds.count)}
+    teachers.require_models([fold for fold, cases in work.items() if cases])
     folder = runs / PSEUDO_LABELS_NAME
     with folder_lock(folder, purpose="pseudo labels"):
         remove_stale_temporaries(folder)
         for fold, case_ids in work.items():
             if case_ids:
-                teacher = _load_teacher(runs, fold, store, device=_device(device))
+                teacher = teachers.load_model(fold, case_ids, device=chosen_device(device))
                 _label_fold(teacher, fold, store, folder, case_ids, show_progress=show_progress)
     return summarise_pseudo_labels(store, PseudoLabels(folder, store))
 
@@ -195,40 +172,6 @@ def _unknown_classes(store: CaseStore, case_id: str) -> list[int]:
     return [k for k in range(len(store.class_names)) if not annotated >> k & 1]
 
 
-def _require_teachers(runs: Path, folds: Sequence[int]) -> None:
-    missing = [fold for fold in folds if not (runs / fold_name(fold) / "best.json").exists()]
-    if missing:
-        raise InputError(
-            f"folds without a trained model: {', '.join(map(str, missing))}",
-            path=runs,
-            mend=f"run train-fold --fold {missing[0]} first",
-        )
-
-
-def _load_teacher(runs: Path, fold: int, store: CaseStore, *, device: str) -> LoadedModel:
-    path = runs / fold_name(fold)
-    teacher = load_checkpoint(path, device=device)
-    if teacher.meta["fold"] != fold:
-        raise InputError(
-            f"is the model of fold {teacher.meta['fold']}, not of fold {fold}",
-            path=path,
-            mend=f"run train-fold --fold {fold} into a new folder",
-        )
-    if teacher.meta["store_fingerprint"] != store.fingerprint():
-        raise InputError(
-            "was trained on another case store", path=path, mend="name the store it was trained on"
-        )
-    return teacher
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("no GPU found", mend="use --device cpu")
-    return name
-
-
 def _label_fold(
     teacher: LoadedModel,
     fold: int,
@@ -238,14 +181,9 @@ def _label_fold(
     *,
     show_progress: bool,
 ) -> None:
-    for case_id in case_ids:
-        patient = store.cases[case_id].patient_id
-        require_unseen(
-            patient, teacher.meta["training_patients"], case_id=case_id, teacher_fold=fold
-        )
     pseudo = PseudoLabels(folder, store)
     trusted = {store.class_names.index(name) for name in trusted_classes(teacher)}
-    for case_id in _tracked(case_ids, f"fold {fold}: pseudo labels", show_progress):
+    for case_id in tracked(case_ids, f"fold {fold}: pseudo labels", enabled=show_progress):
         path = folder / f"{case_id}.h5"
         classes = [k for k in _unknown_classes(store, case_id) if k in trusted]
         origin = {(e.class_name, e.checkpoint_sha256) for e in pseudo.entries(case_id)}
@@ -266,16 +204,6 @@ def _label_fold(
             known_bits=labels.known_bits,
             entries=entries,
         )
-
-
-def _tracked(case_ids: Sequence[str], description: str, show_progress: bool) -> Iterator[str]:
-    yield from track(
-        case_ids,
-        description=description,
-        console=Console(stderr=True),
-        disable=not show_progress,
-        transient=True,
-    )
 
 
 def _label_case(

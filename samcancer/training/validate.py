@@ -14,7 +14,7 @@ class, or without one that does not, there is nothing to calibrate and it is 0.5
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from samcancer.config import SLICE_CONTEXT, Config, DataConfig
 from samcancer.data.case_store import CaseStore
 from samcancer.data.dataset import unpack_bits
 from samcancer.modeling.predict import predict_slices
+from samcancer.modeling.slice_prediction import SlicePrediction
 from samcancer.training.devices import gathered
 
 DEFAULT_THRESHOLD = 0.5
@@ -191,31 +192,75 @@ def count_case(
     batch: int,
 ) -> CaseCounts:
     """Run the network over a case and count voxels per slice and class."""
-    class_count = len(store.class_names)
-    case = store.cases[case_id]
-    shape = (case.slices, class_count)
-    presence = np.zeros(shape)
-    counts = np.zeros((3, *shape), dtype=np.int64)
-    for chunk in predict_slices(
+    counter = CaseCounter(store, case_id)
+    for piece in predict_case(
+        model,
+        store,
+        case_id=case_id,
+        data=data,
+        device=device,
+        precision=precision,
+        batch=batch,
+    ):
+        stop = piece.start + len(piece.logits)
+        counter.add(piece, reference_masks(store, case_id, piece.start, stop, device=device))
+    return counter.counts()
+
+
+def predict_case(
+    model: nn.Module,
+    store: CaseStore,
+    *,
+    case_id: str,
+    data: DataConfig,
+    device: torch.device,
+    precision: str,
+    batch: int,
+) -> Iterator[SlicePrediction]:
+    """Yield what the network says about a stored case, not gated by presence."""
+    return predict_slices(
         model,
         PaddedSlices(store, case_id),
         window_hu=data.inference_window_hu,
         batch=batch,
         patches_at_once=batch,
-        voxel_mm=case.voxel_mm,
+        voxel_mm=store.cases[case_id].voxel_mm,
         device=device,
         precision=precision,
-    ):
-        rows = slice(chunk.start, chunk.start + len(chunk.logits))
-        bits = store.label_bits(case_id, rows.start, rows.stop).astype(np.int64)
-        reference = unpack_bits(torch.from_numpy(bits)[None].to(device), class_count)[0] > 0
-        predicted = chunk.logits > 0
+    )
+
+
+def reference_masks(
+    store: CaseStore, case_id: str, start: int, stop: int, *, device: torch.device
+) -> Tensor:
+    """Return what people labelled in a range of slices, (n, K, S, S) bool."""
+    bits = store.label_bits(case_id, start, stop).astype(np.int64)
+    return unpack_bits(torch.from_numpy(bits)[None].to(device), len(store.class_names))[0] > 0
+
+
+class CaseCounter:
+    """Counts of one case, gathered from a stream of predictions piece by piece."""
+
+    def __init__(self, store: CaseStore, case_id: str) -> None:
+        """Begin with nothing."""
+        shape = (store.cases[case_id].slices, len(store.class_names))
+        self._presence = np.zeros(shape)
+        self._voxels = np.zeros((3, *shape), dtype=np.int64)
+        bit_field = store.annotated_bits(case_id)
+        self._annotated = np.array([bool(bit_field >> k & 1) for k in range(shape[1])])
+        self._case_id = case_id
+
+    def add(self, piece: SlicePrediction, reference: Tensor) -> None:
+        """Count a piece against its :func:`reference_masks`."""
+        rows = slice(piece.start, piece.start + len(piece.logits))
+        predicted = piece.logits > 0
         for i, mask in enumerate((predicted, reference, predicted & reference)):
-            counts[i, rows] = mask.sum(dim=(-2, -1)).cpu().numpy()
-        presence[rows] = chunk.presence.double().cpu().numpy()
-    bit_field = store.annotated_bits(case_id)
-    annotated = np.array([bool(bit_field >> k & 1) for k in range(class_count)])
-    return CaseCounts(case_id, annotated, presence, counts[0], counts[1], counts[2])
+            self._voxels[i, rows] = mask.sum(dim=(-2, -1)).cpu().numpy()
+        self._presence[rows] = piece.presence.double().cpu().numpy()
+
+    def counts(self) -> CaseCounts:
+        """Return what was counted."""
+        return CaseCounts(self._case_id, self._annotated, self._presence, *self._voxels)
 
 
 def summarise(cases: Sequence[CaseCounts], class_names: Sequence[str]) -> ValidationResult:

@@ -17,7 +17,7 @@ from torch import nn
 
 from samcancer.config import ModelConfig
 from samcancer.errors import InputError
-from samcancer.files import temporary_path_for
+from samcancer.files import temporary_path_for, write_sealed_json
 from samcancer.training.checkpoint import (
     CheckpointMeta,
     load_checkpoint,
@@ -261,11 +261,9 @@ def _sign_resume(folder: Path, content: bytes) -> None:
 def _sign_checkpoint(folder: Path, content: bytes) -> None:
     import hashlib
 
-    from samcancer.training.checkpoint import _canonical_text
-
     meta = read_checkpoint_meta(folder / "best")
     meta["safetensors_sha256"] = hashlib.sha256(content).hexdigest()
-    (folder / "best.json").write_text(_canonical_text(meta))
+    write_sealed_json(folder / "best.json", meta)
     (folder / "best.safetensors").write_bytes(content)
 
 
