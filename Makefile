@@ -7,7 +7,7 @@ DEMO   ?= demo
 REAL   ?= demo-real
 
 .PHONY: help install lint format test test-slow demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes bench-startup bench-training \
-	bench-engine bench-roofline bench-backends bench-whole-scan bench-efficiency bench-region bench-fusion clean
+	bench-engine bench-roofline bench-backends bench-whole-scan bench-efficiency bench-region bench-overlap bench-systems bench-ablations clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -86,8 +86,14 @@ bench-efficiency: $(READY)  ## seconds, peak memory and memory-time area of whol
 bench-region: $(READY)  ## what infer-volume --region auto saves and loses
 	$(BIN)/python benchmarks/region.py
 
-bench-fusion: $(READY)  ## two systems and their fusion on hidden synthetic patients
-	$(BIN)/python benchmarks/fusion.py
+bench-overlap: $(READY)  ## overlap and stitching device of a volume network's patches
+	$(BIN)/python benchmarks/overlap.py
+
+bench-systems: $(READY)  ## the papers' systems side by side on synthetic patients
+	$(BIN)/python benchmarks/systems.py --output systems
+
+bench-ablations: $(READY)  ## the papers' ablations that need no published weights
+	for name in slices vectors partial presence fusion; do $(BIN)/python benchmarks/ablations.py $$name --output ablations || exit; done
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) $(DEMO) $(REAL) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

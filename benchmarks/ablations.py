@@ -5,6 +5,7 @@ templates   the sentences that name a class, one file of text embeddings each ([
 vectors     classes by their number, by learned vectors, and by text where a file is given ([UM])
 partial     unknown as background, masked, and filled with pseudo labels ([SC], [UM])
 presence    with and without the presence gate, which keeps healthy scans clean ([SC])
+fusion      SAMCancer and a U-Net, alone and fused ([SC])
 encoder     LiteMedSAM's frozen encoder with its real weights against random ones ([SC])
 
 Example: ``python benchmarks/ablations.py presence --output ablations``
@@ -83,9 +84,18 @@ def encoder(_: argparse.Namespace) -> tuple[Arm, ...]:
     )
 
 
+def fusion(_: argparse.Namespace) -> tuple[Arm, ...]:
+    """Two systems alone and together."""
+    return (
+        Arm(title="SAMCancer", runs="demo", folds=True),
+        Arm(title="U-Net", runs="volume", config=_VOLUME, folds=True),
+        Arm(title="fused", runs="fused", fused=("demo", "volume")),
+    )
+
+
 ABLATIONS: dict[str, Callable[[argparse.Namespace], tuple[Arm, ...]]] = {
     function.__name__: function
-    for function in (slices, templates, vectors, partial, presence, encoder)
+    for function in (slices, templates, vectors, partial, presence, fusion, encoder)
 }
 
 
