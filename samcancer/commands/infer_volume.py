@@ -95,6 +95,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="apply the taxonomy's rules to the masks, and report what they change",
     )
+    parser.add_argument(
+        "--merge-lesions",
+        action="store_true",
+        help="write lesions of every class as label 1, and no organ, as FLARE24 asks for",
+    )
     parser.add_argument("--per-class", action="store_true", help="also one mask per class")
     parser.add_argument(
         "--probabilities", action="store_true", help="also each class's probabilities"
@@ -192,6 +197,7 @@ def run(args: argparse.Namespace) -> int:
         read=ReadOptions(
             affine=args.affine, nan_fill=args.nan_fill, nearest_rotation=args.nearest_rotation
         ),
+        merge_lesions=args.merge_lesions,
         per_class=args.per_class,
         probabilities=args.probabilities,
         postprocess=args.postprocess,

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from samcancer.files import (
 )
 from samcancer.geometry import Geometry, canonicalise
 from samcancer.inference.extras import scratch_arrays, write_extras
+from samcancer.inference.merging import merge_lesions, written_labels
 from samcancer.inference.models import Ensemble
 from samcancer.inference.postprocess import ClassResult, PredictedMaps, postprocess_maps
 from samcancer.inference.prompts import NO_PROMPTS, CasePrompts, slice_prompts
@@ -58,6 +59,8 @@ class InferenceOptions:
     """Also write one binary mask per class; an organ's includes the lesions inside it."""
     probabilities: bool = False
     """Also write each class's probabilities, before presence gating and post-processing."""
+    merge_lesions: bool = False
+    """Write one label, 1, for lesions of every class, and none for organs ([LV], FLARE24)."""
     postprocess: bool = True
     """Apply the rules of the taxonomy; without them the labels stay as the network gave them."""
 
@@ -193,12 +196,18 @@ def write_prediction(
     case = prediction.case
     with prediction.scratch:
         write_extras(prediction, ensemble, options)
+        if options.merge_lesions:
+            merge_lesions(prediction.labels, ensemble.classes)
         write_labels(case.mask, prediction.labels, case.geometry, reference=case.reference)
+    labels = written_labels(ensemble.classes, merged=options.merge_lesions)
     seconds = {**case.seconds, "write": time.perf_counter() - started}
     report = {
         "format_version": REPORT_VERSION,
         "case": case.case_id,
-        "labels": {"background": 0, **{n: k + 1 for k, n in enumerate(ensemble.class_names)}},
+        "labels": {
+            "background": 0,
+            **written_labels(ensemble.classes, merged=options.merge_lesions),
+        },
         "classes": _class_reports(prediction, ensemble),
         "mask": {"file": case.mask.name, "sha256": sha256_of(case.mask)},
         "input": {"sha256": case.sha256, "geometry": case.geometry.to_dict()},
@@ -261,6 +270,7 @@ def request_sha256(
         "overlap": options.engine.overlap,
         "per_class": options.per_class,
         "probabilities": options.probabilities,
+        "merge_lesions": options.merge_lesions,
         "postprocess": options.postprocess,
         "read": repr(options.read),
         "classes": ensemble.class_names,
@@ -362,12 +372,14 @@ def _predict(
     )
 
 
-def _class_reports(prediction: Prediction, ensemble: Ensemble) -> dict[str, dict[str, Any]]:
+def _class_reports(
+    prediction: Prediction, ensemble: Ensemble, labels: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
     reports = {}
     voxel_volume_ml = prediction.case.geometry.voxel_volume_ml
     for k, (spec, result) in enumerate(zip(ensemble.classes, prediction.results, strict=True)):
         reports[spec.name] = {
-            "label": k + 1,
+            "label": labels.get(spec.name),
             "kind": spec.kind,
             "volume_ml": round(result.voxels * voxel_volume_ml, 4),
             "components": result.components,

@@ -329,3 +329,18 @@ def test_one_presence_threshold_takes_the_place_of_the_calibrated_ones() -> None
     assert request_sha256(ensemble, options) != request_sha256(
         ensemble.with_threshold(0.25), options
     )
+
+
+def test_merged_lesions_are_one_label_and_organs_none(
+    write_scan: WriteScan, tmp_path: Path
+) -> None:
+    scan = write_scan("a.nii.gz", bright_box())
+    ensemble = lesion_in_organ()
+    segment(scan, tmp_path / "apart", ensemble=ensemble)
+    report = segment(scan, tmp_path / "merged", ensemble=ensemble, merge_lesions=True)
+    apart, merged = (read(tmp_path / name / "case.nii.gz") for name in ("apart", "merged"))
+    lesions = [k + 1 for k, spec in enumerate(ensemble.classes) if spec.kind == "lesion"]
+    assert np.isin(apart, lesions).any()
+    assert (apart > 0).sum() > np.isin(apart, lesions).sum()
+    np.testing.assert_array_equal(merged, np.isin(apart, lesions).astype(np.uint8))
+    assert report["labels"] == {"background": 0, "lesion": 1}
