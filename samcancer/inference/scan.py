@@ -204,11 +204,8 @@ def write_prediction(
     report = {
         "format_version": REPORT_VERSION,
         "case": case.case_id,
-        "labels": {
-            "background": 0,
-            **written_labels(ensemble.classes, merged=options.merge_lesions),
-        },
-        "classes": _class_reports(prediction, ensemble),
+        "labels": {"background": 0, **labels},
+        "classes": _class_reports(prediction, ensemble, labels),
         "mask": {"file": case.mask.name, "sha256": sha256_of(case.mask)},
         "input": {"sha256": case.sha256, "geometry": case.geometry.to_dict()},
         "model": _model_report(ensemble),
