@@ -1,5 +1,7 @@
 """Several systems as one: their probabilities combined class by class ([SC] abstract).
 
+    probabilities of P parts (P, n, K, S, S) -> (n, K, S, S)
+
 A part is an ensemble of networks of one system. For each class a rule says how the probabilities
 p_i of the parts become one: ``mean`` sum w_i p_i with weights that sum to 1 (one part alone has the
 weight 1), ``both`` the smallest (a voxel needs every part), ``either`` the largest. Presence is

@@ -1,8 +1,10 @@
 """The volume network of [UM] section 3, [LV] and [TS]: a backbone and a head of classes.
 
-patch (B, D, H, W) in [0, 1]
-backbone -> deep (B, E, d, h, w), decoded (B, C, D, H, W)
-head     -> mask logits (B, D, K, H, W)
+    patch (B, D, H, W) in [0, 1]
+    backbone -> deep (B, E, d, h, w), decoded (B, C, D, H, W)
+    head     -> mask logits (B, D, K, H, W)
+
+Slices come second, as in every network's output.
 """
 
 from __future__ import annotations

@@ -211,15 +211,9 @@ def _names(systems: Sequence[FoldRuns]) -> list[str]:
 
 
 def _require_alike(systems: Sequence[FoldRuns]) -> None:
-    """Refuse what is no system of masks on the same folds."""
+    """Refuse systems on other folds."""
     first = systems[0]
     for system in systems:
-        if system.config.model.system == "region":
-            raise InputError(
-                "holds classifiers of slices, which draw nothing to fuse",
-                path=system.path,
-                mend="name runs of the systems samcancer and universal",
-            )
         if system.folds.to_dict() != first.folds.to_dict():
             raise InputError(
                 f"splits the patients otherwise than {first.path / FOLDS_NAME}",

@@ -176,7 +176,7 @@ def test_classifiers_of_slices_are_refused(store: CaseStore, tmp_path: Path) -> 
     a = write_system(store, tmp_path / "a", finds(LIVER))
     model = dataclasses.replace(ModelConfig(image_size=SIZE), system="region")
     b = write_system(store, tmp_path / "b", finds(KIDNEY), model=model)
-    with pytest.raises(InputError, match="b: holds classifiers of slices"):
+    with pytest.raises(InputError, match="b: holds slice classifiers"):
         fit(tmp_path, a, b)
 
 

@@ -1,4 +1,9 @@
-"""One output channel a class, as of a U-Net ([TS])."""
+"""One output channel a class, as of a U-Net ([TS]).
+
+    decoded features (B, C, D, H, W) -> mask logits (B, K, D, H, W)
+
+The scan as a whole has no say, unlike in the segmentor of [UM].
+"""
 
 from __future__ import annotations
 
