@@ -9,6 +9,7 @@ Slices come second, as in every network's output.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 
 from samcancer.config import UniversalConfig
 from samcancer.modeling.outputs import VolumeOutput
+
+_HEAD_MAPS = 2.0
+"""Maps of a patch's size that the logits of a class take, put together from blocks of voxels."""
 
 
 class UniversalNet(nn.Module):
@@ -44,6 +48,12 @@ class UniversalNet(nn.Module):
         self.patches = patches
         self.backbone = backbone
         self.head = head
+
+    @property
+    def patch_bytes(self) -> int:
+        """Working memory at inference for one patch, float32."""
+        maps = self.backbone.working_maps + _HEAD_MAPS * len(self.class_names)
+        return round(4 * math.prod(self.patches.patch_size) * maps)
 
     def ask(self, class_names: Sequence[str], vectors: Tensor) -> None:
         """Replace the classes by others, trained or not, given their text vectors (K', D)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from live_memory import peak_bytes
 from monai.networks.nets import BasicUNet, SegResNet, SwinUNETR
 from torch import nn
 
@@ -68,3 +69,14 @@ def test_a_volume_network_keeps_the_slice_axis_in_front() -> None:
     assert net(torch.rand(2, 16, 32, 48)).mask_logits.shape == (2, 16, 2, 32, 48)
     with pytest.raises(ValueError, match="multiples of 16"):
         net(torch.rand(1, 16, 30, 48))
+
+
+@pytest.mark.parametrize("head", ["plain", "learned"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_memory_of_a_patch_is_foretold(name: str, head: str) -> None:
+    """Counted over all live tensors; an estimate may be too high by half, hardly too low."""
+    config = UniversalConfig(backbone=name, width=2 * WIDTHS[name], head=head, patch_size=PATCH)
+    net = build_universal(config, [f"class{i}" for i in range(6)]).eval()
+    with torch.inference_mode():
+        counted = peak_bytes(lambda: net(torch.rand(1, *PATCH)))
+    assert 0.95 * counted < net.patch_bytes < 1.5 * counted

@@ -40,6 +40,8 @@ class Backbone(Protocol):
     """Edge length of a volume in voxels of the deep features; volumes are a multiple of it."""
     deep_channels: int
     channels: int
+    working_maps: float
+    """Working memory at inference in maps of the volume's size, in float32."""
 
     def __call__(self, volume: Tensor) -> Features:
         """Return the features of (B, 1, D, H, W)."""

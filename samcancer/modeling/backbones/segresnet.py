@@ -24,6 +24,7 @@ class SegResNet(MonaiSegResNet):  # type: ignore[misc]  # monai is not typed
         self.conv_final = nn.Identity()
         self.channels = width
         self.deep_channels = width * self.stride
+        self.working_maps = 4.5 * width
 
     def forward(self, x: Tensor) -> Features:
         """Return the features of (B, 1, D, H, W)."""

@@ -22,6 +22,7 @@ class SwinUnetr(SwinUNETR):  # type: ignore[misc]  # monai is not typed
         self.out = nn.Identity()
         self.channels = width
         self.deep_channels = 16 * width
+        self.working_maps = 575.0 + 2 * width
 
     def forward(self, x: Tensor) -> Features:
         """Return the features of (B, 1, D, H, W)."""

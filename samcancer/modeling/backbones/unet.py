@@ -22,6 +22,7 @@ class UNet(BasicUNet):  # type: ignore[misc]  # monai is not typed
         super().__init__(spatial_dims=3, in_channels=1, out_channels=1, features=features)
         self.final_conv = nn.Identity()
         self.deep_channels, self.channels = features[-2:]
+        self.working_maps = 7.5 * width
 
     def forward(self, x: Tensor) -> Features:
         """Return the features of (B, 1, D, H, W)."""

@@ -30,6 +30,9 @@ none."""
 
 _NORM_GROUPS = 16
 
+_VOXELS_AT_ONCE = 1 << 16
+"""Of a scan, at inference."""
+
 
 class Segmentor(nn.Module):
     """A segmentor for each class, written by an MLP from its vector and the scan."""
@@ -81,10 +84,20 @@ class Segmentor(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """Return mask logits (B, K, D, H, W)."""
         x = self.reduce(features.decoded)
-        batch, size = len(x), x.shape[2:]
-        x = x.flatten(2)
-        theta = torch.split(self._controls(features.deep), self._sizes, dim=-1)
-        weights, biases = theta[::2], theta[1::2]
+        voxels = x.flatten(2)
+        theta = self._controls(features.deep)
+        if torch.is_grad_enabled():
+            logits = self._segment(voxels, theta)
+        else:  # 24 numbers a voxel and class, so not of all voxels at once
+            blocks = torch.split(voxels, _VOXELS_AT_ONCE, dim=-1)
+            logits = torch.cat([self._segment(block, theta) for block in blocks], dim=-1)
+        return logits.view(len(x), -1, *x.shape[2:])
+
+    def _segment(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Run the segmentors (B, K, 153) of all classes on voxels (B, 8, V): (B, K, V)."""
+        batch = len(x)
+        parts = torch.split(theta, self._sizes, dim=-1)
+        weights, biases = parts[::2], parts[1::2]
         for index, (inputs, outputs) in enumerate(self._layers):
             weight = weights[index].view(batch, -1, outputs, inputs)
             bias = biases[index].unsqueeze(-1)
@@ -93,8 +106,7 @@ class Segmentor(nn.Module):
                 x = x.view(-1, outputs, x.shape[-1])
             else:
                 x = torch.baddbmm(bias.flatten(0, 1), weight.flatten(0, 1), F.relu(x))
-        logits: Tensor = x.view(batch, -1, *size)
-        return logits
+        return x.view(batch, -1, x.shape[-1])
 
     def _controls(self, deep: Tensor) -> Tensor:
         """Return theta (B, K, 153)."""
