@@ -89,7 +89,7 @@ def fusion(_: argparse.Namespace) -> tuple[Arm, ...]:
     return (
         Arm(title="SAMCancer", runs="demo", folds=True),
         Arm(title="U-Net", runs="volume", config=_VOLUME, folds=True),
-        Arm(title="fused", runs="fused", fused=("demo", "volume")),
+        Arm(title="fused", runs="demo_volume", fused=("demo", "volume")),
     )
 
 

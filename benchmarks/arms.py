@@ -23,6 +23,7 @@ from samcancer.config import load_config
 from samcancer.errors import InputError
 from samcancer.evaluation.statistics import bootstrap_mean
 from samcancer.files import read_json
+from samcancer.training.fusion_file import is_fusion
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts"))
@@ -147,7 +148,7 @@ def _train(steps: Pipeline, arms: Sequence[Arm], output: Path) -> None:
             )
     steps.train_side_by_side(finals, stage="final trainings")
     for arm in arms:
-        if arm.fused:
+        if arm.fused and not is_fusion(output / arm.runs):
             runs = " ".join(f"{{output}}/{folder}" for folder in arm.fused)
             steps.run(
                 f"fit-fusion --data {{output}}/store --runs {runs} --name {arm.final} "

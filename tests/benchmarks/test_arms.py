@@ -11,6 +11,7 @@ import ablations
 import arms
 import pytest
 import systems
+from pipeline import Pipeline
 
 from samcancer.config import load_config, with_overrides
 from samcancer.errors import InputError
@@ -66,6 +67,24 @@ def test_arms_of_one_experiment_keep_their_masks_apart() -> None:
     text = argparse.Namespace(name="any", text=[Path("a.safetensors"), Path("b.safetensors")])
     for made in (systems.ARMS, *(make(text) for make in ablations.ABLATIONS.values())):
         assert len({arm.masks for arm in made}) == len(made)
+
+
+def test_a_fusion_that_is_there_is_not_fitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[str] = []
+    monkeypatch.setattr(Pipeline, "run", lambda _, command, stage: commands.append(command))
+    steps = Pipeline(commands_path=tmp_path / "commands.txt", values={})
+    made = [arms.Arm(title=name, runs=name, fused=("a", "b")) for name in ("there", "missing")]
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "fusion.json").write_text("{}")
+    arms._train(steps, made, tmp_path)
+    assert [command.split()[-1] for command in commands] == ["{output}/missing"]
+
+
+def test_fusions_of_different_systems_keep_apart() -> None:
+    fused = {arm.runs: arm.fused for arm in all_arms() if arm.fused}
+    assert len(fused) == len(set(fused.values())) == 2
 
 
 def test_templates_need_files_to_compare() -> None:
