@@ -18,6 +18,8 @@ from samcancer.errors import InputError
 from samcancer.modeling.fusion import Predictor
 from samcancer.modeling.predict import ensembles_at_once
 from samcancer.modeling.slice_prediction import Member
+from samcancer.modeling.sliding_window import layer_bytes
+from samcancer.modeling.universal_net import UniversalNet
 
 DEFAULT_BATCH = {"cpu": 8, "cuda": 16}
 """Slices per chunk where nothing else is said."""
@@ -73,6 +75,8 @@ def memory_need(
     label_maps: int,
     views: int,
     device: str,
+    voxel_mm: Sequence[float],
+    patches_at_once: int = 1,
 ) -> MemoryNeed:
     """Return what a scan needs on a device.
 
@@ -84,6 +88,8 @@ def memory_need(
         label_maps: uint8 maps that are filled.
         views: Times a chunk is looked at by each network: 2 with mirroring.
         device: ``cpu`` or ``cuda``.
+        voxel_mm: Distance of the resized slices, their rows and columns, for volume networks.
+        patches_at_once: Of a volume network.
     """
     slices, rows, columns = shape
     ensembles = ensembles_at_once(members)
@@ -96,7 +102,13 @@ def memory_need(
         copies += _WAITING_COPIES * len(ensembles)
     logits = 4 * size * size * class_count * copies
     on_grid = rows * columns * _MAP_BYTES_PER_PIXEL
-    return MemoryNeed(weights + scan, working + held + logits + on_grid)
+    windows = [
+        layer_bytes(m.model, (slices, size, size), voxel_mm) + patches_at_once * m.model.patch_bytes
+        for ensemble in ensembles
+        for m in ensemble
+        if isinstance(m.model, UniversalNet)
+    ]
+    return MemoryNeed(weights + scan + sum(windows), working + held + logits + on_grid)
 
 
 def plan_batch(need: MemoryNeed, *, budget_bytes: int | None, device: str) -> int:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samcancer.inference.budget import PATCHES_AT_ONCE, memory_need, plan_batch
+from samcancer.inference.budget import PATCHES_AT_ONCE, MemoryNeed, memory_need, plan_batch
 from samcancer.inference.slices import ResizedSlices
 from samcancer.inplane import InPlaneGrid
 from samcancer.modeling.fusion import Predictor
@@ -103,7 +104,9 @@ def predict_volume(
     presence = np.zeros((len(volume_hu), len(is_lesion)), dtype=np.float32)
     device = torch.device(options.device)
     on_device = options.device if device.type == "cuda" else None
-    need = memory_need(
+    voxel_mm = (slice_mm, grid.pixel_mm, grid.pixel_mm)
+    need = partial(
+        memory_need,
         members,
         volume_hu.shape,
         size=grid.size,
@@ -111,9 +114,9 @@ def predict_volume(
         label_maps=1 if maps.organs is None else 2,
         views=2 if options.flip else 1,
         device=device.type,
+        voxel_mm=voxel_mm,
     )
-    batch = options.batch or plan_batch(need, budget_bytes=options.budget_bytes, device=device.type)
-    _log.info("%d slices a chunk, about %.0f MB", batch, need.of(batch) / 1e6)
+    batch, patches = _plan(need, options, device=device.type)
     row, column = (torch.from_numpy(m.copy()).to(device) for m in grid.logit_matrices())
     lesion_classes = [k for k, lesion in enumerate(is_lesion) if lesion]
     organ_classes = [k for k, lesion in enumerate(is_lesion) if not lesion]
@@ -132,8 +135,8 @@ def predict_volume(
         skip_air=options.skip_air,
         thresholds=None if maps.probabilities else thresholds,
         prompts=[replace(prompt, z=prompt.z - kept.start) for prompt in prompts],
-        voxel_mm=(slice_mm, grid.pixel_mm, grid.pixel_mm),
-        patches_at_once=options.batch or PATCHES_AT_ONCE[device.type],
+        voxel_mm=voxel_mm,
+        patches_at_once=patches,
         overlap=options.overlap,
         stitch_device=options.stitch_device,
     ):
@@ -147,6 +150,22 @@ def predict_volume(
         presence[span] = chunk.presence.cpu().numpy()
         on_slices(len(chunk.logits))
     return presence
+
+
+def _plan(
+    need: Callable[..., MemoryNeed], options: EngineOptions, *, device: str
+) -> tuple[int, int]:
+    """Return slices per chunk and patches at once, as asked for or within the budget."""
+    patches = options.batch or PATCHES_AT_ONCE[device]
+    budget_bytes = options.budget_bytes
+    while budget_bytes is not None and patches > 1:
+        if need(patches_at_once=patches).of(1) <= budget_bytes:
+            break
+        patches //= 2
+    needed = need(patches_at_once=patches)
+    batch = options.batch or plan_batch(needed, budget_bytes=budget_bytes, device=device)
+    _log.info("%d slices a chunk, about %.0f MB", batch, needed.of(batch) / 1e6)
+    return batch, patches
 
 
 def _winners(

@@ -11,6 +11,7 @@ Presence of a class in a slice is its largest probability there: such a network 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ _SIGMA = 0.125
 
 _LEAST_WEIGHT = 1e-3
 """Of a patch's corner, against 1 in its centre."""
+
+_LAYER_COPIES = 3
+"""Of a layer's logits: added up, moved on, and waiting for the slices that need them."""
 
 _SLICES_AT_ONCE = 8
 """Slices that are put together at once."""
@@ -106,6 +110,21 @@ def predict_windows(
             yield SlicePrediction(start, logits, torch.sigmoid(logits.amax(dim=(-2, -1))))
             del planes[: low - first_plane]
             first_plane, start = low, stop
+
+
+def layer_bytes(model: UniversalNet, shape: Sequence[int], voxel_mm: Sequence[float]) -> int:
+    """Return about how much memory a layer of patches takes while it is stitched, in bytes.
+
+    Args:
+        model: The network.
+        shape: (Z, S, S) of the case's slices.
+        voxel_mm: Distance of slices, rows and columns.
+    """
+    grid = volume_grid(shape, voxel_mm=voxel_mm, target_mm=model.patches.spacing_mm)
+    plane = grid.rows.size * grid.columns.size
+    depth = model.patches.patch_size[0]
+    read = math.ceil(depth * model.patches.spacing_mm[0] / voxel_mm[0]) + depth
+    return 4 * plane * (_LAYER_COPIES * depth * len(model.class_names) + read)
 
 
 def window_starts(size: int, length: int, overlap: float) -> list[int]:

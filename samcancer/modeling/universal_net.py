@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from samcancer.config import UniversalConfig
 from samcancer.modeling.outputs import VolumeOutput
 
-_HEAD_MAPS = 2.0
-"""Maps of a patch's size that the logits of a class take, put together from blocks of voxels."""
+_DECODED_MAPS, _LOGIT_MAPS = 3, 2
+"""Times the decoded features, and the logits, are alive while a head draws."""
 
 
 class UniversalNet(nn.Module):
@@ -52,8 +52,12 @@ class UniversalNet(nn.Module):
     @property
     def patch_bytes(self) -> int:
         """Working memory at inference for one patch, float32."""
-        maps = self.backbone.working_maps + _HEAD_MAPS * len(self.class_names)
-        return round(4 * math.prod(self.patches.patch_size) * maps)
+        voxels, classes = math.prod(self.patches.patch_size), len(self.class_names)
+        drawn = voxels * (_DECODED_MAPS * self.backbone.channels + _LOGIT_MAPS * classes)
+        head: Any = self.head
+        if hasattr(head, "working_numbers"):
+            drawn += head.working_numbers(voxels)
+        return round(4 * max(voxels * self.backbone.working_maps, drawn))
 
     def ask(self, class_names: Sequence[str], vectors: Tensor) -> None:
         """Replace the classes by others, trained or not, given their text vectors (K', D)."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from inference_fakes import WINDOW_HU, ThresholdNet
 
+from samcancer.config import UniversalConfig
 from samcancer.errors import InputError
 from samcancer.inference.budget import (
     DEFAULT_BATCH,
@@ -17,7 +18,9 @@ from samcancer.inference.budget import (
     parse_bytes,
     plan_batch,
 )
+from samcancer.modeling.build import build_universal
 from samcancer.modeling.slice_prediction import Member
+from samcancer.modeling.universal_net import UniversalNet
 
 NEED = MemoryNeed(fixed=1000, per_slice=100)
 
@@ -66,6 +69,7 @@ def test_a_scan_and_its_maps_count_on_the_host_only() -> None:
             label_maps=2,
             views=1,
             device=device,
+            voxel_mm=(2.0, 1.0, 1.0),
         )
         for device in ("cpu", "cuda")
     )
@@ -83,3 +87,27 @@ def test_the_gpu_is_capped_at_the_budget(monkeypatch: pytest.MonkeyPatch) -> Non
     for gigabytes in (4, 32):
         cap_gpu_memory(gigabytes * 10**9)
     assert capped == [0.25, 1.0]
+
+
+def volume_network() -> UniversalNet:
+    config = UniversalConfig(
+        backbone="segresnet", width=8, head="learned", patch_size=(16, 32, 32), overlap=0.5
+    )
+    return build_universal(config, ["a", "b", "c"]).eval()
+
+
+def test_a_budget_takes_fewer_patches_at_once() -> None:
+    net = volume_network()
+    arguments = {
+        "size": 48,
+        "class_count": 3,
+        "label_maps": 1,
+        "views": 1,
+        "device": "cpu",
+        "voxel_mm": (2.0, 1.5, 1.5),
+    }
+    one, four = (
+        memory_need([Member(net, WINDOW_HU)], (40, 48, 48), patches_at_once=n, **arguments)  # type: ignore[arg-type]
+        for n in (1, 4)
+    )
+    assert four.fixed - one.fixed == 3 * net.patch_bytes

@@ -112,6 +112,7 @@ def test_a_fusion_needs_the_weights_of_all_parts_and_the_work_of_one(
             label_maps=1,
             views=1,
             device="cuda",
+            voxel_mm=(2.0, 1.0, 1.0),
         )
         for name, paths in {"fused": [fused], "a": parts[:1], "b": parts[1:]}.items()
     }

@@ -174,6 +174,7 @@ def test_a_budget_decides_the_length_of_a_chunk() -> None:
         label_maps=1,
         views=1,
         device="cpu",
+        voxel_mm=(2.0, 1.0, 1.0),
     )
     predict_volume(
         [Member(ThresholdNet((200.0,)), WINDOW_HU)],

@@ -7,14 +7,16 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from live_memory import peak_bytes
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samcancer.config import UniversalConfig
 from samcancer.inplane import AIR_HU
+from samcancer.modeling.build import build_universal
 from samcancer.modeling.outputs import VolumeOutput
 from samcancer.modeling.predict import predict_slices
-from samcancer.modeling.sliding_window import window_starts, window_weights
+from samcancer.modeling.sliding_window import layer_bytes, window_starts, window_weights
 from samcancer.modeling.universal_net import UniversalNet
 from samcancer.resampling import volume_grid
 from samcancer.windowing import window
@@ -213,3 +215,20 @@ def test_a_full_gpu_halves_the_patches_at_once(caplog: pytest.LogCaptureFixture)
 )
 def test_windows_cover_an_axis(size: int, length: int, overlap: float, expected: list[int]) -> None:
     assert window_starts(size, length, overlap) == expected
+
+
+def test_the_memory_of_a_case_is_foretold() -> None:
+    """Counted over all live tensors while a case is stitched."""
+    config = UniversalConfig(
+        backbone="segresnet", width=8, head="learned", patch_size=(16, 32, 32), overlap=0.5
+    )
+    model = build_universal(config, ["a", "b", "c"]).eval()
+    slices_hu = padded_slices(40, 48)
+
+    def run() -> None:
+        for _ in predict_slices(model, slices_hu, window_hu=WINDOW_HU, voxel_mm=VOXEL_MM):
+            pass
+
+    foretold = layer_bytes(model, (40, 48, 48), VOXEL_MM) + model.patch_bytes
+    counted = peak_bytes(run)
+    assert 0.8 * counted < foretold < 2 * counted

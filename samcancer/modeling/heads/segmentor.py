@@ -81,6 +81,10 @@ class Segmentor(nn.Module):
         )
         self._start_controller()
 
+    def working_numbers(self, voxels: int) -> int:
+        """Return the numbers alive while a patch is segmented, beside features and logits."""
+        return 3 * SEGMENTOR_CHANNELS[0] * len(self.vectors) * min(voxels, _VOXELS_AT_ONCE)
+
     def forward(self, features: Features) -> Tensor:
         """Return mask logits (B, K, D, H, W)."""
         x = self.reduce(features.decoded)
