@@ -1,6 +1,7 @@
 """Five patient folds on 40 soft-tissue sarcomas: networks against each other, on equal terms.
 
 ``--question sarcoma``: our network against a plain 2D U-Net of about as many trained parameters.
+``--question systems``: our network against the volume network of the Universal Model.
 ``--question pretrained``: LiteMedSAM's image encoder, frozen, with its real weights and with random
 ones, against our encoder trained from scratch.
 
@@ -41,6 +42,7 @@ from samcancer.inference.models import Ensemble
 from samcancer.inference.scan import InferenceOptions
 from samcancer.inference.volume import EngineOptions
 from samcancer.modeling import build_model, count_parameters
+from samcancer.modeling.build import build_system
 from samcancer.modeling.slice_prediction import Member, threshold_vector
 from samcancer.training.checkpoint import ModelBuilder, load_checkpoint
 from samcancer.training.run import RunOptions, fold_name, open_store, train_fold
@@ -53,12 +55,18 @@ DATASET = "STS_Sarcoma"
 CLASS_NAME = "soft_tissue_sarcoma"
 QUESTIONS = {
     "sarcoma": ("ours", "unet"),
+    "systems": ("ours", "universal"),
     "pretrained": ("medsam_lite", "medsam_lite_random", "ours"),
 }
 """Section of the results page -> models; the first is compared with each other one."""
 
+SECTIONS = {"systems": "sarcoma_systems"}
+"""Question -> section of the results page and JSON, where it is not called so."""
+
 MODELS = tuple(dict.fromkeys(name for names in QUESTIONS.values() for name in names))
 
+
+_VOLUME_CONFIG = ROOT / "configs" / "sarcoma_universal.yaml"
 
 _LARGE_ENCODER_BATCH = 4
 """Of the networks with LiteMedSAM's encoder, whose steps take over ten times as long on a CPU."""
@@ -128,13 +136,13 @@ def run(args: argparse.Namespace) -> int:
         summary,
         scans,
         references,
-        name=args.question,
+        name=SECTIONS.get(args.question, args.question),
         masks=args.output / "masks",
         docs=args.docs,
     )
     print(markdown)
     if args.docs == RESULTS.parent and summary["complete"]:
-        fill_section(RESULTS, args.question, markdown)
+        fill_section(RESULTS, SECTIONS.get(args.question, args.question), markdown)
     return 0
 
 
@@ -269,6 +277,14 @@ def _contender(name: str, config: Config) -> tuple[Config, ModelBuilder | None]:
         return config, _unet_builder(config)
     if name == "ours":
         return config, None
+    if name == "universal":
+        other = load_config(_VOLUME_CONFIG)
+        train = dataclasses.replace(
+            other.train,
+            time_budget_s=config.train.time_budget_s,
+            precision=config.train.precision,
+        )
+        return dataclasses.replace(other, train=train), None
     checkpoint = "medsam_lite" if name == "medsam_lite" else None
     model = dataclasses.replace(config.model, encoder="medsam_lite", encoder_checkpoint=checkpoint)
     train = dataclasses.replace(config.train, batch_size=_LARGE_ENCODER_BATCH)
@@ -290,7 +306,8 @@ def _unet_builder(config: Config) -> ModelBuilder:
 
 def _parameters(contender: tuple[Config, ModelBuilder | None]) -> int:
     config, build = contender
-    return count_parameters((build or build_model)(config.model, (CLASS_NAME,)))[0]
+    network = (build or build_system)(config.model, (CLASS_NAME,))
+    return count_parameters(network)[0]
 
 
 def _train(task: Task, store: Path) -> None:

@@ -28,6 +28,7 @@ LABELS = {CLASS_NAME: (1,)}
 TITLES = {
     "ours": "SAMCancer",
     "unet": "2D U-Net",
+    "universal": "Universal Model, U-Net",
     "medsam_lite": "SAMCancer, LiteMedSAM's encoder",
     "medsam_lite_random": "SAMCancer, the same at random",
 }

@@ -57,7 +57,8 @@ class UniversalNet(nn.Module):
         head: Any = self.head
         if hasattr(head, "working_numbers"):
             drawn += head.working_numbers(voxels)
-        return round(4 * max(voxels * self.backbone.working_maps, drawn))
+        working: float = max(voxels * self.backbone.working_maps, drawn)
+        return round(4 * working)
 
     def ask(self, class_names: Sequence[str], vectors: Tensor) -> None:
         """Replace the classes by others, trained or not, given their text vectors (K', D)."""
