@@ -1,4 +1,4 @@
-"""Count a network's parameters and its multiply-adds per slice, in whole and by part."""
+"""Count a network's parameters and its multiply-adds per slice or patch, in whole and by part."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from samcancer.modeling.universal_net import UniversalNet
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
@@ -24,14 +26,15 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 def count_multiply_adds(model: nn.Module, image_size: int) -> int:
     """Return the multiply-adds of one slice of ``image_size`` x ``image_size`` pixels.
 
-    Convolutions, linear layers and matrix products count, fused attention included; element-wise
-    work does not. The network may be on the meta device.
+    Of a volume network, those of one of its patches. Convolutions, linear layers and matrix
+    products count, fused attention included; element-wise work does not. The network may be on the
+    meta device.
     """
     return _run_counter(model, image_size).get_total_flops() // FLOPS_PER_MULTIPLY_ADD
 
 
 def count_multiply_adds_by_part(model: nn.Module, image_size: int) -> dict[str, int]:
-    """Return the multiply-adds of one slice for each direct part of the network."""
+    """Return the multiply-adds of one slice, or patch, for each direct part of the network."""
     counts = _run_counter(model, image_size).get_flop_counts()
     return {
         name: _below(part, f"{type(model).__name__}.{name}", counts) // FLOPS_PER_MULTIPLY_ADD
@@ -43,10 +46,12 @@ def _run_counter(model: nn.Module, image_size: int) -> FlopCounterMode:
     from torch.utils.flop_counter import FlopCounterMode  # imports triton
 
     parameter = next(model.parameters())
-    slices = 1 + 2 * int(model.slice_context)  # type: ignore[arg-type]
-    chunk = torch.zeros(
-        1, slices, image_size, image_size, device=parameter.device, dtype=parameter.dtype
-    )
+    if isinstance(model, UniversalNet):
+        shape = model.patches.patch_size
+    else:
+        slices = 1 + 2 * int(model.slice_context)  # type: ignore[arg-type]
+        shape = (slices, image_size, image_size)
+    chunk = torch.zeros(1, *shape, device=parameter.device, dtype=parameter.dtype)
     counter = FlopCounterMode(display=False)
     # The counter's module tracker hooks the gradients of modules' inputs, so they must exist.
     with torch.enable_grad(), counter:

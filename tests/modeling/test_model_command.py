@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from samcancer.commands import main
@@ -47,3 +49,23 @@ def test_bad_options_are_one_line_and_status_2(
     error = capsys.readouterr().err
     assert fact in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "least", "most"),
+    [
+        ("two_stage_student", "backbone", 1.43, 1.45),
+        ("universal_model_flare23", "head", 0.2, 0.4),
+        ("region", "net", 11.0, 11.4),
+    ],
+)
+def test_the_network_of_any_system_is_counted(
+    name: str, part: str, least: float, most: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Path(__file__).parents[2] / "configs" / f"{name}.yaml"
+    assert main(["model", "--config", str(config), "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    _, trained, _, _, multiply_adds = row(printed, part)
+    assert least < float(trained) < most
+    assert float(multiply_adds) > 0
+    assert "SAMCancer paper" not in printed
