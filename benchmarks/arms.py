@@ -193,6 +193,7 @@ def _figures(scores: Mapping[str, Path], args: argparse.Namespace) -> dict[str, 
                     value - _flat(first)[pair] for pair, value in _flat(found).items()
                 ).to_dict(),
                 "healthy": read_json(scores[title] / "summary.json")["healthy"],
+                "healthy_ml": bootstrap_mean(_false_ml(scores[title])).to_dict(),
             }
             for title, found in dice.items()
         },
@@ -202,11 +203,26 @@ def _figures(scores: Mapping[str, Path], args: argparse.Namespace) -> dict[str, 
 def _dice_by_class(folder: Path) -> dict[str, dict[str, float]]:
     """Return class -> case that holds it -> DSC."""
     found: dict[str, dict[str, float]] = {name: {} for name in ANNOTATED}
-    with (folder / "per_case.csv").open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            if row["class"] in found and float(row["reference_ml"]) > 0:
-                found[row["class"]][row["case"]] = float(row["dice"])
+    for row in _rows(folder):
+        if row["class"] in found and float(row["reference_ml"]) > 0:
+            found[row["class"]][row["case"]] = float(row["dice"])
     return found
+
+
+def _false_ml(folder: Path) -> list[float]:
+    """Return the volume predicted in each scan that holds no lesion."""
+    reference: dict[str, float] = {}
+    predicted: dict[str, float] = {}
+    for row in _rows(folder):
+        case = row["case"]
+        reference[case] = reference.get(case, 0.0) + float(row["reference_ml"])
+        predicted[case] = predicted.get(case, 0.0) + float(row["prediction_ml"])
+    return [predicted[case] for case, volume in reference.items() if volume == 0]
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "per_case.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def _flat(dice: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], float]:
@@ -225,9 +241,17 @@ def to_markdown(figures: Mapping[str, Any]) -> str:
                 interval(arm["all"]),
                 "-" if not rows else interval(arm["difference"]),
                 f"{healthy['with_predicted_lesion']} of {healthy['scans']}",
+                interval(arm["healthy_ml"], decimals=1),
             ]
         )
-    header = ["arm", *ANNOTATED, "all three", "less the first, paired", "healthy with a lesion"]
+    header = [
+        "arm",
+        *ANNOTATED,
+        "all three",
+        "less the first, paired",
+        "healthy with a lesion",
+        "ml there",
+    ]
     folds, final = figures["seconds"]
     head = (
         f"`{figures['command']}` on {figures['machine']}: {figures['cases']} patients a set, "

@@ -16,7 +16,7 @@ from pipeline import Pipeline
 from samcancer.config import load_config, with_overrides
 from samcancer.errors import InputError
 
-FIELDS = ("case", "class", "dice", "reference_ml")
+FIELDS = ("case", "class", "dice", "reference_ml", "prediction_ml")
 
 
 def write_scores(folder: Path, dice: dict[tuple[str, str], float], *, false_lesions: int) -> Path:
@@ -26,10 +26,11 @@ def write_scores(folder: Path, dice: dict[tuple[str, str], float], *, false_lesi
         writer.writeheader()
         for (case, name), value in dice.items():
             row = {"case": case, "class": name, "dice": value, "reference_ml": 1.0}
-            writer.writerow(row)
-            writer.writerow({**row, "case": f"{case}_healthy", "reference_ml": 0.0})
-    healthy = {"scans": 3, "with_predicted_lesion": false_lesions}
-    (folder / "summary.json").write_text(json.dumps({"healthy": healthy}))
+            writer.writerow({**row, "prediction_ml": 2.0})
+            healthy = {**row, "case": f"{case}_healthy", "reference_ml": 0.0}
+            writer.writerow({**healthy, "prediction_ml": false_lesions})
+    summary = {"scans": 3, "with_predicted_lesion": false_lesions}
+    (folder / "summary.json").write_text(json.dumps({"healthy": summary}))
     return folder
 
 
@@ -54,7 +55,7 @@ def test_arms_are_compared_over_the_patients_that_hold_a_class(tmp_path: Path) -
     assert figures["arms"]["two"]["difference"]["mean"] == pytest.approx(0.1)
     table = arms.to_markdown({**figures, "command": "c", "machine": "m"})
     assert "| two | 0.700 [0.700, 0.700] (n = 1) | - |" in table
-    assert "| 1 of 3 |" in table
+    assert "| 1 of 3 | 1.0 [1.0, 1.0] (n = 2) |" in table
 
 
 @pytest.mark.parametrize("arm", all_arms(), ids=lambda arm: arm.title)
