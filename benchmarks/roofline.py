@@ -28,6 +28,7 @@ from samcancer.inference.slices import ResizedSlices
 from samcancer.modeling import SamCancerNet
 from samcancer.modeling.encoders import ImageEncoder
 from samcancer.modeling.predict import predict_slices
+from samcancer.modeling.predict_options import PredictOptions
 
 PEAK_SIDES = (512, 1024, 2048, 4096)
 """Sides of the square products."""
@@ -184,7 +185,9 @@ def _timed(groups: Mapping[str, Sequence[nn.Module]]) -> Iterator[dict[str, floa
 def _run(network: SamCancerNet, source: ResizedSlices, batch: int) -> None:
     """Run the engine over a scan."""
     window_hu = DataConfig().inference_window_hu
-    for _ in predict_slices(network, source, window_hu=window_hu, batch=batch):
+    for _ in predict_slices(
+        network, source, window_hu=window_hu, options=PredictOptions(batch=batch)
+    ):
         pass
 
 

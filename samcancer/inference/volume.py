@@ -27,6 +27,7 @@ from samcancer.inplane import InPlaneGrid
 from samcancer.modeling.fusion import Predictor
 from samcancer.modeling.manual_prompts import SlicePrompt
 from samcancer.modeling.predict import predict_ensemble
+from samcancer.modeling.predict_options import PredictOptions
 from samcancer.modeling.slice_prediction import SlicePrediction
 
 _log = logging.getLogger(__name__)
@@ -127,18 +128,20 @@ def predict_volume(
     for chunk in predict_ensemble(
         members,
         ResizedSlices(volume_hu, grid, on_device=on_device, kept=kept),
-        batch=batch,
-        device=device,
-        precision=options.precision,
-        flip=options.flip,
-        other_sides=other_sides,
-        skip_air=options.skip_air,
-        thresholds=None if maps.probabilities else thresholds,
-        prompts=[replace(prompt, z=prompt.z - kept.start) for prompt in prompts],
-        voxel_mm=voxel_mm,
-        patches_at_once=patches,
-        overlap=options.overlap,
-        stitch_device=options.stitch_device,
+        PredictOptions(
+            batch=batch,
+            device=device,
+            precision=options.precision,
+            flip=options.flip,
+            other_sides=other_sides,
+            skip_air=options.skip_air,
+            thresholds=None if maps.probabilities else thresholds,
+            prompts=[replace(prompt, z=prompt.z - kept.start) for prompt in prompts],
+            voxel_mm=voxel_mm,
+            patches_at_once=patches,
+            overlap=options.overlap,
+            stitch_device=options.stitch_device,
+        ),
     ):
         first = kept.start + chunk.start
         span = slice(first, first + len(chunk.logits))

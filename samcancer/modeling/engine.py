@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from samcancer.config import SLICE_CONTEXT
 from samcancer.modeling.chunks import Chunk, SliceSource, read_chunks
-from samcancer.modeling.manual_prompts import ManualPrompts, SlicePrompt, collate
+from samcancer.modeling.manual_prompts import ManualPrompts, collate
+from samcancer.modeling.predict_options import PredictOptions
 from samcancer.modeling.slice_prediction import (
     PROBABILITY_FLOOR,
     Member,
@@ -65,31 +66,12 @@ class PresenceFirst(Protocol):
 def predict_stacks(
     members: Sequence[Member],
     slices_hu: NDArray[np.int16] | SliceSource,
-    *,
-    batch: int = 8,
-    device: torch.device | str = "cpu",
-    precision: str = "32-true",
-    flip: bool = False,
-    other_sides: Sequence[int] | None = None,
-    skip_air: bool = True,
-    thresholds: Tensor | None = None,
-    prompts: Sequence[SlicePrompt] = (),
+    options: PredictOptions,
 ) -> Iterator[SlicePrediction]:
     """Yield the mean prediction of networks chunk by chunk; see predict.predict_ensemble."""
-    _check(slices_hu, batch)
-    place = torch.device(device)
-    run = _Run(
-        members=members,
-        slices_hu=slices_hu,
-        device=place,
-        autocast=autocast_of(place, precision),
-        flip=flip,
-        other_sides=slice(None) if other_sides is None else list(other_sides),
-        skip_air=skip_air,
-        thresholds=None if thresholds is None else thresholds.to(place),
-        prompts=prompts,
-    )
-    return _run_chunks(run, batch)
+    _check(slices_hu, options.batch)
+    autocast = autocast_of(options.place, options.precision)
+    return _run_chunks(_Run(members, slices_hu, options, autocast))
 
 
 def _check(slices_hu: NDArray[np.int16] | SliceSource, batch: int) -> None:
@@ -113,20 +95,26 @@ def autocast_of(device: torch.device, precision: str) -> contextlib.AbstractCont
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Run:
     """What stays the same over the chunks of a case."""
 
     members: Sequence[Member]
     slices_hu: NDArray[np.int16] | SliceSource
-    device: torch.device
+    options: PredictOptions
     autocast: contextlib.AbstractContextManager[Any]
-    flip: bool
-    other_sides: Sequence[int] | slice
-    """For each class the one that it is in a mirror."""
-    skip_air: bool
-    thresholds: Tensor | None
-    prompts: Sequence[SlicePrompt]
+
+    @cached_property
+    def thresholds(self) -> Tensor | None:
+        """The presence thresholds, on the device."""
+        given = self.options.thresholds
+        return None if given is None else given.to(self.options.place)
+
+    @property
+    def other_sides(self) -> Sequence[int] | slice:
+        """For each class the one that it is in a mirror."""
+        sides = self.options.other_sides
+        return slice(None) if sides is None else list(sides)
 
     @property
     def air_hu(self) -> float:
@@ -141,10 +129,10 @@ class _Run:
         return _mean_prediction(self, nothing, None)
 
 
-def _run_chunks(run: _Run, batch: int) -> Iterator[SlicePrediction]:
+def _run_chunks(run: _Run) -> Iterator[SlicePrediction]:
     with evaluating([member.model for member in run.members]):
         for piece, (logits, presence) in in_pieces(
-            run.slices_hu, partial(_predict, run), batch=batch, autocast=run.autocast
+            run.slices_hu, partial(_predict, run), batch=run.options.batch, autocast=run.autocast
         ):
             yield SlicePrediction(piece.start, logits, presence)
 
@@ -184,7 +172,7 @@ def in_pieces(
 def _predict(run: _Run, chunk: Chunk) -> tuple[Tensor, Tensor]:
     """Return (n, K, S, S) logits and (n, K) presence probabilities; air is looked up."""
     told = _told(run, chunk)
-    if told is not None or not run.skip_air:
+    if told is not None or not run.options.skip_air:
         return _mean_prediction(run, chunk.slices_hu, told)
     first, stop = chunk.body(run.air_hu)
     before, after = first, chunk.targets - stop
@@ -221,9 +209,9 @@ class _View(NamedTuple):
 
 def _views(run: _Run, member: Member, slices_hu: Tensor, told: _Told | None) -> Iterator[_View]:
     """Look at a chunk as it is and, where asked for, at its mirror image."""
-    grey = window(slices_hu.to(run.device).float(), member.window_hu)[None]
+    grey = window(slices_hu.to(run.options.place).float(), member.window_hu)[None]
     yield _looked(member.model, grey, told)
-    if run.flip:
+    if run.options.flip:
         sides = run.other_sides
         mirrored = told and told.mirrored(grey.shape[-1], sides)
         view = _looked(member.model, grey.flip(-1), mirrored)
@@ -270,11 +258,11 @@ class _Told(NamedTuple):
 
 def _told(run: _Run, chunk: Chunk) -> _Told | None:
     """Return what is said about the targets of a chunk; the networks share their classes."""
-    if not run.prompts:
+    if not run.options.prompts:
         return None
     names: Any = run.members[0].model.class_names
     manual, presence = collate(
-        run.prompts,
+        run.options.prompts,
         start=chunk.start,
         stop=chunk.stop,
         classes=len(names),
@@ -282,7 +270,7 @@ def _told(run: _Run, chunk: Chunk) -> _Told | None:
     )
     if manual is None:
         return None
-    return _Told(presence.to(run.device), manual.map(lambda x: x.to(run.device)))
+    return _Told(presence.to(run.options.place), manual.map(lambda x: x.to(run.options.place)))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ fusion. All yield the same stream, so validation, pseudo labels and inference as
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypedDict, TypeGuard
+from dataclasses import replace
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from samcancer.errors import InputError
 from samcancer.modeling.chunks import SliceSource
 from samcancer.modeling.engine import autocast_of, evaluating, predict_stacks
 from samcancer.modeling.fusion import FusedNet, Predictor
-from samcancer.modeling.manual_prompts import SlicePrompt
+from samcancer.modeling.predict_options import PredictOptions
 from samcancer.modeling.slice_prediction import (
     PROBABILITY_FLOOR,
     Member,
@@ -30,8 +31,7 @@ from samcancer.modeling.slice_prediction import (
 from samcancer.modeling.sliding_window import WindowOptions, predict_windows
 from samcancer.modeling.universal_net import UniversalNet
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+_DEFAULTS = PredictOptions()
 
 _COMBINED_SLICES = 8
 """Slices that are combined at once."""
@@ -40,29 +40,12 @@ Combine = Callable[[Tensor], Tensor]
 """Probabilities (P, n, K, ...) of P parts -> (n, K, ...)."""
 
 
-class PredictOptions(TypedDict, total=False):
-    """Options of :func:`predict_ensemble`."""
-
-    batch: int
-    device: torch.device | str
-    precision: str
-    flip: bool
-    other_sides: Sequence[int] | None
-    skip_air: bool
-    thresholds: Tensor | None
-    prompts: Sequence[SlicePrompt]
-    voxel_mm: tuple[float, float, float] | None
-    patches_at_once: int
-    overlap: float | None
-    stitch_device: torch.device | str | None
-
-
 def predict_slices(
     model: nn.Module,
     slices_hu: NDArray[np.int16] | SliceSource,
     *,
     window_hu: WindowHu,
-    **options: Unpack[PredictOptions],
+    options: PredictOptions = _DEFAULTS,
 ) -> Iterator[SlicePrediction]:
     """Yield one network's prediction for every slice of a case; see :func:`predict_ensemble`.
 
@@ -70,27 +53,15 @@ def predict_slices(
         model: The network.
         slices_hu: (Z + 4, S, S) int16 padded slices, Z >= 1.
         window_hu: Range mapped to [0, 1].
-        options: Of :func:`predict_ensemble`.
+        options: How to run.
     """
-    return predict_ensemble([Member(model, window_hu)], slices_hu, **options)
+    return predict_ensemble([Member(model, window_hu)], slices_hu, options)
 
 
 def predict_ensemble(
     members: Sequence[Predictor],
     slices_hu: NDArray[np.int16] | SliceSource,
-    *,
-    batch: int = 8,
-    device: torch.device | str = "cpu",
-    precision: str = "32-true",
-    flip: bool = False,
-    other_sides: Sequence[int] | None = None,
-    skip_air: bool = True,
-    thresholds: Tensor | None = None,
-    prompts: Sequence[SlicePrompt] = (),
-    voxel_mm: tuple[float, float, float] | None = None,
-    patches_at_once: int = 1,
-    overlap: float | None = None,
-    stitch_device: torch.device | str | None = None,
+    options: PredictOptions = _DEFAULTS,
 ) -> Iterator[SlicePrediction]:
     """Yield the mean prediction of networks for every slice of a case, piece by piece, in order.
 
@@ -98,52 +69,21 @@ def predict_ensemble(
     without mirroring returns its logits untouched.
 
     Args:
-        members: On ``device`` already: networks that map (1, T + 4, S, S) in [0, 1] to mask logits
+        members: On their device: networks that map (1, T + 4, S, S) in [0, 1] to mask logits
             (1, T, K, S, S) and presence logits (1, T, K), volume networks, or fusions.
         slices_hu: (Z + 4, S, S) int16 padded slices, Z >= 1.
-        batch: Slices per chunk (T). On a full GPU it is halved until it fits.
-        device: Where the chunks are sent.
-        precision: One of Lightning Fabric's names; ``32-true``, ``bf16-mixed`` or ``16-mixed``.
-        flip: Also predict on left-right mirrored slices and average; volume networks average the
-            logits, as they do where patches overlap.
-        other_sides: For each class the one that it is in a mirror, such as the right kidney for the
-            left; None when no class has a side.
-        skip_air: Ask the networks once for all slices of air; prompted slices never count as air.
-        thresholds: (K,) presence probability from which a class counts as present in a slice; the
-            logits of others are ``ABSENT_LOGIT`` there. None leaves all logits as they are.
-        prompts: What a person said about single slices; where they are sure of a class, its
-            presence is 1.
-        voxel_mm: Distance of slices, rows and columns; volume networks need it.
-        patches_at_once: Of a volume network; halved like ``batch``.
-        overlap: Of the patches; None takes the network's own.
-        stitch_device: Where overlapping patches are added up; None is ``device``.
+        options: How to run.
 
     Raises:
         ValueError: When the slices are not padded slices, or an option is unknown.
         InputError: When not even one slice fits into the GPU's memory, or the network takes no
             prompts.
     """
-    place = torch.device(device)
-    shared: PredictOptions = {
-        "batch": batch,
-        "device": place,
-        "precision": precision,
-        "flip": flip,
-        "other_sides": other_sides,
-        "skip_air": skip_air,
-        "prompts": prompts,
-    }
-    whole_volumes: PredictOptions = {
-        "voxel_mm": voxel_mm,
-        "patches_at_once": patches_at_once,
-        "overlap": overlap,
-        "stitch_device": stitch_device,
-    }
     if _all_take_stacks(members):
-        return predict_stacks(members, slices_hu, thresholds=thresholds, **shared)  # type: ignore[misc]  # a TypedDict of more keys than are set
-    chosen = None if thresholds is None else thresholds.to(place)
-    options: PredictOptions = {**shared, **whole_volumes}
-    return _gated(_combined(members, slices_hu, options), chosen)
+        return predict_stacks(members, slices_hu, options)
+    thresholds = None if options.thresholds is None else options.thresholds.to(options.place)
+    whole = replace(options, thresholds=None)
+    return _gated(_combined(members, slices_hu, whole), thresholds)
 
 
 def ensembles_at_once(members: Sequence[Predictor]) -> list[Sequence[Member]]:
@@ -166,13 +106,13 @@ def _combined(
     options: PredictOptions,
 ) -> Iterator[SlicePrediction]:
     if len(members) > 1:
-        streams = [predict_ensemble([member], slices_hu, **options) for member in members]
+        streams = [predict_ensemble([member], slices_hu, options) for member in members]
         return _merged(streams, lambda probability: probability.mean(dim=0))
     member = members[0]
     if isinstance(member, FusedNet):
-        streams = [predict_ensemble(part, slices_hu, **options) for part in member.parts]
+        streams = [predict_ensemble(part, slices_hu, options) for part in member.parts]
         return _merged(streams, member.combine)
-    if options["prompts"]:
+    if options.prompts:
         raise InputError("this model takes no prompts", mend="use a model of the system samcancer")
     assert isinstance(member.model, UniversalNet)
     return _windows(member.model, member.window_hu, slices_hu, options)
@@ -184,21 +124,19 @@ def _windows(
     slices_hu: NDArray[np.int16] | SliceSource,
     options: PredictOptions,
 ) -> Iterator[SlicePrediction]:
-    voxel_mm, overlap = options["voxel_mm"], options["overlap"]
-    if voxel_mm is None:
+    if options.voxel_mm is None:
         raise ValueError("a volume network needs voxel_mm")
-    place = torch.device(options["device"])
     settings = WindowOptions(
-        voxel_mm=voxel_mm,
+        voxel_mm=options.voxel_mm,
         window_hu=window_hu,
-        device=place,
-        stitch_device=torch.device(options["stitch_device"] or place),
-        overlap=model.patches.overlap if overlap is None else overlap,
-        autocast=autocast_of(place, options["precision"]),
-        batch=options["patches_at_once"],
-        flip=options["flip"],
-        other_sides=options["other_sides"],
-        skip_air=options["skip_air"],
+        device=options.place,
+        stitch_device=torch.device(options.stitch_device or options.place),
+        overlap=model.patches.overlap if options.overlap is None else options.overlap,
+        autocast=autocast_of(options.place, options.precision),
+        batch=options.patches_at_once,
+        flip=options.flip,
+        other_sides=options.other_sides,
+        skip_air=options.skip_air,
     )
     with evaluating([model]):
         yield from predict_windows(model, slices_hu, settings)

@@ -34,18 +34,15 @@ from samcancer.config import Config, PseudoLabelConfig
 from samcancer.data.case_store import CaseStore
 from samcancer.data.ledger import PseudoEntry, PseudoLabels, write_pseudo_case
 from samcancer.files import folder_lock, remove_stale_temporaries
-from samcancer.modeling.predict import predict_slices
 from samcancer.modeling.slice_prediction import threshold_vector
 from samcancer.training.checkpoint import LoadedModel
 from samcancer.training.devices import chosen_device
 from samcancer.training.fold_runs import open_fold_runs
 from samcancer.training.progress import tracked
 from samcancer.training.run import PSEUDO_LABELS_NAME
-from samcancer.training.validate import PaddedSlices
+from samcancer.training.validate import predict_case
 
 _log = logging.getLogger(__name__)
-
-_SLICES_PER_CHUNK = 8
 
 
 @dataclass(frozen=True)
@@ -216,14 +213,14 @@ def _label_case(
     label_bits, known_bits = np.zeros(shape, np.uint32), np.zeros(shape, np.uint32)
     summed, counts = np.zeros(len(thresholds)), np.zeros(len(thresholds), np.int64)
     largest_presence = np.zeros(len(thresholds))
-    for chunk in predict_slices(
+    for chunk in predict_case(
         teacher.model,
-        PaddedSlices(store, case_id),
-        window_hu=config.data.inference_window_hu,
-        batch=_SLICES_PER_CHUNK,
-        voxel_mm=info.voxel_mm,
+        store,
+        case_id=case_id,
+        data=config.data,
         device=next(teacher.model.parameters()).device,
         precision=config.train.precision,
+        batch=config.train.batch_size,
     ):
         rows = slice(chunk.start, chunk.start + len(chunk.logits))
         probability = torch.sigmoid(chunk.logits).cpu().numpy()

@@ -28,6 +28,7 @@ from samcancer.config import SLICE_CONTEXT, Config, DataConfig
 from samcancer.data.case_store import CaseStore
 from samcancer.data.dataset import unpack_bits
 from samcancer.modeling.predict import predict_slices
+from samcancer.modeling.predict_options import PredictOptions
 from samcancer.modeling.slice_prediction import SlicePrediction
 from samcancer.training.devices import gathered
 
@@ -222,11 +223,13 @@ def predict_case(
         model,
         PaddedSlices(store, case_id),
         window_hu=data.inference_window_hu,
-        batch=batch,
-        patches_at_once=batch,
-        voxel_mm=store.cases[case_id].voxel_mm,
-        device=device,
-        precision=precision,
+        options=PredictOptions(
+            batch=batch,
+            patches_at_once=batch,
+            voxel_mm=store.cases[case_id].voxel_mm,
+            device=device,
+            precision=precision,
+        ),
     )
 
 

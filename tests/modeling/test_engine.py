@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,21 @@ from torch import Tensor, nn
 
 from samcancer.config import ModelConfig
 from samcancer.errors import InputError
-from samcancer.modeling import SamCancerNet, build_model
+from samcancer.modeling import SamCancerNet, build_model, predict
 from samcancer.modeling.layers import ABSENT_LOGIT
-from samcancer.modeling.predict import predict_ensemble, predict_slices
+from samcancer.modeling.predict_options import PredictOptions
 from samcancer.modeling.slice_prediction import Member, gate_logits, threshold_vector
+
+
+def predict_slices(model: nn.Module, slices_hu: Any, *, window_hu: Any, **options: Any) -> Any:
+    return predict.predict_slices(
+        model, slices_hu, window_hu=window_hu, options=PredictOptions(**options)
+    )
+
+
+def predict_ensemble(members: Any, slices_hu: Any, **options: Any) -> Any:
+    return predict.predict_ensemble(members, slices_hu, PredictOptions(**options))
+
 
 CLASSES = ("first", "second", "third")
 WINDOW_HU = (-200.0, 300.0)

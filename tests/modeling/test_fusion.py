@@ -15,6 +15,7 @@ from samcancer.modeling.layers import ABSENT_LOGIT
 from samcancer.modeling.manual_prompts import POSITIVE, SlicePrompt
 from samcancer.modeling.outputs import NetOutput, VolumeOutput
 from samcancer.modeling.predict import ensembles_at_once, predict_ensemble
+from samcancer.modeling.predict_options import PredictOptions
 from samcancer.modeling.slice_prediction import Member, SlicePrediction
 from samcancer.modeling.universal_net import UniversalNet
 
@@ -67,7 +68,7 @@ def padded_slices(count: int, size: int = 20) -> NDArray[np.int16]:
 def whole(members: list[Member | FusedNet], count: int, **options: object) -> SlicePrediction:
     """Predict ``count`` slices and join the pieces."""
     options = {"voxel_mm": VOXEL_MM, "batch": 5, **options}
-    pieces = list(predict_ensemble(members, padded_slices(count), **options))  # type: ignore[arg-type]
+    pieces = list(predict_ensemble(members, padded_slices(count), PredictOptions(**options)))  # type: ignore[arg-type]
     assert [p.start for p in pieces] == [
         sum(len(p.logits) for p in pieces[:i]) for i in range(len(pieces))
     ]

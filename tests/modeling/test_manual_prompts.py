@@ -21,6 +21,7 @@ from samcancer.modeling.manual_prompts import (
     collate,
 )
 from samcancer.modeling.predict import predict_slices
+from samcancer.modeling.predict_options import PredictOptions
 
 SIZE, CLASSES = 48, 2
 
@@ -123,7 +124,10 @@ def test_the_engine_tells_prompts_chunk_by_chunk_and_trusts_who_is_sure(build) -
     def run(batch: int, *, flip: bool = False) -> tuple[Tensor, Tensor]:
         chunks = list(
             predict_slices(
-                model, slices_hu, window_hu=(-100, 300), batch=batch, flip=flip, prompts=prompts
+                model,
+                slices_hu,
+                window_hu=(-100, 300),
+                options=PredictOptions(batch=batch, flip=flip, prompts=prompts),
             )
         )
         return torch.cat([c.logits for c in chunks]), torch.cat([c.presence for c in chunks])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from samcancer.config import UniversalConfig
 from samcancer.inplane import AIR_HU
+from samcancer.modeling import predict
 from samcancer.modeling.build import build_universal
 from samcancer.modeling.outputs import VolumeOutput
-from samcancer.modeling.predict import predict_slices
+from samcancer.modeling.predict_options import PredictOptions
+from samcancer.modeling.slice_prediction import Member
 from samcancer.modeling.sliding_window import layer_bytes, window_starts, window_weights
 from samcancer.modeling.universal_net import UniversalNet
 from samcancer.resampling import volume_grid
@@ -25,6 +28,12 @@ WINDOW_HU = (-200.0, 300.0)
 VOXEL_MM = (2.5, 1.2, 1.2)
 PATCH = (8, 12, 16)
 CLASSES = ("a", "b")
+
+
+def predict_slices(model: nn.Module, slices_hu: Any, *, window_hu: Any, **options: Any) -> Any:
+    return predict.predict_slices(
+        model, slices_hu, window_hu=window_hu, options=PredictOptions(**options)
+    )
 
 
 class ToyBackbone(nn.Module):
@@ -172,12 +181,11 @@ def test_absent_classes_are_gated_by_their_thresholds() -> None:
 
 
 def test_an_ensemble_of_volume_networks_averages_probabilities() -> None:
-    from samcancer.modeling.predict import predict_ensemble
-    from samcancer.modeling.slice_prediction import Member
-
     slices_hu = padded_slices(11, 24)
     members = [Member(net(), WINDOW_HU), Member(net((1.0, 1.0, 1.0)), (-1000.0, 300.0))]
-    both, presence = collect(predict_ensemble(members, slices_hu, voxel_mm=VOXEL_MM))
+    both, presence = collect(
+        predict.predict_ensemble(members, slices_hu, PredictOptions(voxel_mm=VOXEL_MM))
+    )
     alone = [
         collect(predict_slices(m.model, slices_hu, window_hu=m.window_hu, voxel_mm=VOXEL_MM))
         for m in members

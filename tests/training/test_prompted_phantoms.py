@@ -14,6 +14,7 @@ from samcancer.config import Config, DataConfig, ModelConfig, TrainConfig
 from samcancer.data.case_store import CaseStore
 from samcancer.modeling.manual_prompts import BOX_FIRST, BOX_SECOND, SlicePrompt
 from samcancer.modeling.predict import predict_slices
+from samcancer.modeling.predict_options import PredictOptions
 from samcancer.training.checkpoint import load_checkpoint
 from samcancer.training.run import RunOptions, train_final
 from samcancer.training.validate import PaddedSlices
@@ -72,8 +73,9 @@ def test_a_box_on_a_phantom_lesion_raises_its_dice(tmp_path: Path) -> None:
                 loaded.model,
                 PaddedSlices(store, case_id),
                 window_hu=config.data.inference_window_hu,
-                thresholds=torch.full((len(store.class_names),), 0.5),
-                prompts=prompts,
+                options=PredictOptions(
+                    thresholds=torch.full((len(store.class_names),), 0.5), prompts=prompts
+                ),
             )
             predicted = np.concatenate([(chunk.logits[:, k] > 0).numpy() for chunk in chunks])
             both = (predicted & reference).sum()
