@@ -172,6 +172,8 @@ def run(args: argparse.Namespace) -> int:
     from samcancer.volume_io import ReadOptions
 
     device = _device(args.device, args.precision)
+    if args.stitch_device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--stitch-device cuda: no usable GPU was found", mend="leave it out")
     budget_bytes = _budget(args.budget, device)
     require_writable_folder(args.output)
     if args.threads is not None:

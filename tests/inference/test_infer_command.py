@@ -213,3 +213,12 @@ def test_neither_budget_nor_air_changes_a_byte_of_the_mask(
         assert infer(scan, tmp_path / name, "--device", "cpu", *options) == 0
         masks.append((tmp_path / name / "scan.nii.gz").read_bytes())
     assert masks[1:] == masks[:-1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_stitching_device_that_is_not_there_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--input", str(tmp_path), "--output", str(tmp_path / "out"), "--model", str(tmp_path)]
+    assert run_verb("infer-volume", [*words, "--stitch-device", "cuda"]) == 2
+    assert "--stitch-device cuda: no usable GPU was found" in capsys.readouterr().err
