@@ -12,9 +12,9 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import yaml
@@ -90,13 +90,15 @@ def train_fold(options: RunOptions, *, fold: int) -> TrainResult:
         )
     store = open_store(options.store, config)
     fabric = _start(options)
-    folds = on_rank_zero(fabric, lambda: _prepare_folds(options, store))
+    kept = options.output / CONFIG_NAME
+    folds = on_rank_zero(fabric, lambda: _prepare(options, store, kept))
     return _train(
         options,
         fabric,
         store,
         name=fold_name(fold),
         fold=fold,
+        kept=kept,
         ledger=Ledger(store, None),
         training=folds.training_cases(fold),
         held_out=folds.held_out_cases(fold),
@@ -121,7 +123,8 @@ def train_final(
     config = options.config
     store = open_store(options.store, config)
     fabric = _start(options)
-    folds = on_rank_zero(fabric, lambda: _prepare_final(options, store, name))
+    kept = options.output / name / CONFIG_NAME
+    folds = on_rank_zero(fabric, lambda: _prepare(options, store, kept))
     held_out_fold = config.train.final_held_out_fold
     training = sorted(store.cases) if held_out_fold is None else folds.training_cases(held_out_fold)
     pseudo = _open_pseudo_labels(options, store, folds) if use_pseudo_labels else None
@@ -131,6 +134,7 @@ def train_final(
         store,
         name=name,
         fold=None,
+        kept=kept,
         ledger=Ledger(store, pseudo),
         training=training,
         held_out=[] if held_out_fold is None else folds.held_out_cases(held_out_fold),
@@ -170,17 +174,10 @@ def _start(options: RunOptions) -> Fabric:
     )
 
 
-def _prepare_folds(options: RunOptions, store: CaseStore) -> Folds:
-    _keep_config(options.output / CONFIG_NAME, options.config)
-    return _folds(options, store)
-
-
-def _prepare_final(options: RunOptions, store: CaseStore, name: str) -> Folds:
-    _keep_config(options.output / name / CONFIG_NAME, options.config)
-    return _folds(options, store)
-
-
-def _folds(options: RunOptions, store: CaseStore) -> Folds:
+def _prepare(options: RunOptions, store: CaseStore, kept: Path) -> Folds:
+    """Refuse another configuration than the one kept, if any, and return the folds."""
+    if kept.exists():
+        _require_same_config(kept, options.config)
     return load_or_create_folds(
         store,
         options.output / FOLDS_NAME,
@@ -190,11 +187,14 @@ def _folds(options: RunOptions, store: CaseStore) -> Folds:
 
 
 def _keep_config(path: Path, config: Config) -> None:
-    """Write the configuration, or compare it with the one that is there."""
-    if not path.exists():
-        text = yaml.safe_dump(config_to_dict(config), sort_keys=False)
-        write_text_atomic(path, text)
-        return
+    """Write the configuration, or compare it with the one that came there meanwhile."""
+    if path.exists():
+        _require_same_config(path, config)
+    else:
+        write_text_atomic(path, yaml.safe_dump(config_to_dict(config), sort_keys=False))
+
+
+def _require_same_config(path: Path, config: Config) -> None:
     before, now = config_to_dict(load_config(path)), config_to_dict(config)
     difference = _first_difference(before, now)
     if difference is not None:
@@ -246,6 +246,7 @@ def _train(
     *,
     name: str,
     fold: int | None,
+    kept: Path,
     ledger: Ledger,
     training: Sequence[str],
     held_out: Sequence[str],
@@ -253,32 +254,39 @@ def _train(
 ) -> TrainResult:
     config, folder = options.config, options.output / name
     training = _selected(store, training, config)
-    class_names, held_out_patients = tuple(store.class_names), _patients(store, held_out)
-    start = _network(options, class_names, held_out_patients)
     meta = CheckpointMeta(
         config=config,
-        class_names=class_names,
+        class_names=tuple(store.class_names),
         run=name,
         fold=fold,
         training_patients=_patients(store, training),
-        held_out_patients=held_out_patients,
+        held_out_patients=_patients(store, held_out),
         store_fingerprint=store.fingerprint(),
         pseudo_labels_fingerprint=None if pseudo is None else pseudo.fingerprint(),
         taxonomy_yaml=(options.store / TAXONOMY_NAME).read_text(encoding="utf-8"),
         encoder_sha256=_encoder_sha256(config),
         text=_text_source(config),
-        started_from=start.sha256,
     )
     require_disjoint(meta.training_patients, meta.held_out_patients)
     validation = tuple(case for case in held_out if store.annotated_bits(case))
     _check_annotations(store, training, validation)
     pool = _pool(store, ledger, training, pseudo=pseudo, config=config)
-    features = open_cache(store, start.network, config, case_ids=training)
+    model = _network(options, meta.class_names)
+    if options.start_from is not None:
+        sha256 = start_from(
+            model,
+            options.start_from,
+            class_names=meta.class_names,
+            held_out=meta.held_out_patients,
+        )
+        meta = replace(meta, started_from=sha256)
+    features = open_cache(store, model, config, case_ids=training)
+    on_rank_zero(fabric, lambda: _keep_config(kept, config))  # it makes a network by now
     job = TrainJob(store, ledger, pool, validation, meta, folder, features)
     with contextlib.ExitStack() as stack:
         on_rank_zero(fabric, lambda: _take_folder(stack, folder))
         return train(
-            start.network,
+            model,
             job,
             fabric=fabric,
             resume=options.resume,
@@ -304,26 +312,11 @@ def _selected(store: CaseStore, training: Sequence[str], config: Config) -> Sequ
     return chosen
 
 
-class _Start(NamedTuple):
-    network: nn.Module
-    sha256: str | None
-    """Of the weights it begins with; None for fresh ones."""
-
-
-def _network(
-    options: RunOptions, class_names: tuple[str, ...], held_out_patients: Sequence[str]
-) -> _Start:
+def _network(options: RunOptions, class_names: tuple[str, ...]) -> nn.Module:
     config = options.config
     if options.build is not None:
-        network = options.build(config.model, class_names)
-    else:
-        network = build_network(config.model, class_names, seed=config.train.seed)
-    if options.start_from is None:
-        return _Start(network, None)
-    sha256 = start_from(
-        network, options.start_from, class_names=class_names, held_out=held_out_patients
-    )
-    return _Start(network, sha256)
+        return options.build(config.model, class_names)
+    return build_network(config.model, class_names, seed=config.train.seed)
 
 
 def _encoder_sha256(config: Config) -> str | None:

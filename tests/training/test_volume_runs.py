@@ -18,6 +18,7 @@ from samcancer.config import (
     TrainConfig,
     UniversalConfig,
 )
+from samcancer.errors import InputError
 from samcancer.training.checkpoint import load_checkpoint
 from samcancer.training.epoch_log import read_log
 from samcancer.training.pseudo_labels import write_pseudo_labels
@@ -115,3 +116,16 @@ def test_a_run_starts_from_another_and_says_so(tmp_path: Path) -> None:
     assert after.meta["started_from"] == before.sha256
     for name, value in before.model.state_dict().items():
         torch.testing.assert_close(after.model.state_dict()[name], value, atol=1e-6, rtol=0)
+
+
+def test_a_configuration_that_makes_no_network_is_not_kept(tmp_path: Path) -> None:
+    """The next call, with the mistake mended, is not held against the first one."""
+    make_store(tmp_path / "store")
+    wrong = config(head="clip")
+    with pytest.raises(InputError, match="unknown head 'clip'"):
+        train_fold(options(tmp_path, "runs", wrong), fold=0)
+    assert not (tmp_path / "runs" / "config.yaml").exists()
+    assert not (tmp_path / "runs" / "fold_0").exists()
+    assert train_fold(options(tmp_path, "runs", config(epochs=1)), fold=0).outcome == "finished"
+    with pytest.raises(InputError, match="started with another configuration"):
+        train_fold(options(tmp_path, "runs", config("plain", epochs=1)), fold=1)
