@@ -177,15 +177,7 @@ def _count_candidates(
     place = torch.device(device)
     counters = [CaseCounter(store, case_id) for _ in candidates]
     streams = [
-        predict_case(
-            model.model,
-            store,
-            case_id=case_id,
-            data=model.config.data,
-            device=place,
-            precision=model.config.train.precision,
-            batch=model.config.train.batch_size,
-        )
+        predict_case(model.model, store, case_id, config=model.config, device=place)
         for model in models
     ]
     for parts in aligned(streams):

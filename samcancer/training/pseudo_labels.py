@@ -213,15 +213,8 @@ def _label_case(
     label_bits, known_bits = np.zeros(shape, np.uint32), np.zeros(shape, np.uint32)
     summed, counts = np.zeros(len(thresholds)), np.zeros(len(thresholds), np.int64)
     largest_presence = np.zeros(len(thresholds))
-    for chunk in predict_case(
-        teacher.model,
-        store,
-        case_id=case_id,
-        data=config.data,
-        device=next(teacher.model.parameters()).device,
-        precision=config.train.precision,
-        batch=config.train.batch_size,
-    ):
+    device = next(teacher.model.parameters()).device
+    for chunk in predict_case(teacher.model, store, case_id, config=config, device=device):
         rows = slice(chunk.start, chunk.start + len(chunk.logits))
         probability = torch.sigmoid(chunk.logits).cpu().numpy()
         presence = chunk.presence.cpu().numpy()

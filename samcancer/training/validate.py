@@ -24,7 +24,7 @@ from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samcancer.config import SLICE_CONTEXT, Config, DataConfig
+from samcancer.config import SLICE_CONTEXT, Config
 from samcancer.data.case_store import CaseStore
 from samcancer.data.dataset import unpack_bits
 from samcancer.modeling.predict import predict_slices
@@ -167,15 +167,7 @@ def validate(
         fabric: Launched.
     """
     counts = [
-        count_case(
-            model,
-            store,
-            case_id=case_id,
-            data=config.data,
-            device=fabric.device,
-            precision=config.train.precision,
-            batch=config.train.batch_size,
-        )
+        count_case(model, store, case_id, config=config, device=fabric.device)
         for case_id in case_ids[fabric.global_rank :: fabric.world_size]
     ]
     everything = [case for some in gathered(fabric, counts) for case in some]
@@ -183,52 +175,31 @@ def validate(
 
 
 def count_case(
-    model: nn.Module,
-    store: CaseStore,
-    *,
-    case_id: str,
-    data: DataConfig,
-    device: torch.device,
-    precision: str,
-    batch: int,
+    model: nn.Module, store: CaseStore, case_id: str, *, config: Config, device: torch.device
 ) -> CaseCounts:
     """Run the network over a case and count voxels per slice and class."""
     counter = CaseCounter(store, case_id)
-    for piece in predict_case(
-        model,
-        store,
-        case_id=case_id,
-        data=data,
-        device=device,
-        precision=precision,
-        batch=batch,
-    ):
+    for piece in predict_case(model, store, case_id, config=config, device=device):
         stop = piece.start + len(piece.logits)
         counter.add(piece, reference_masks(store, case_id, piece.start, stop, device=device))
     return counter.counts()
 
 
 def predict_case(
-    model: nn.Module,
-    store: CaseStore,
-    *,
-    case_id: str,
-    data: DataConfig,
-    device: torch.device,
-    precision: str,
-    batch: int,
+    model: nn.Module, store: CaseStore, case_id: str, *, config: Config, device: torch.device
 ) -> Iterator[SlicePrediction]:
     """Yield what the network says about a stored case, not gated by presence."""
+    batch = config.train.batch_size
     return predict_slices(
         model,
         PaddedSlices(store, case_id),
-        window_hu=data.inference_window_hu,
+        window_hu=config.data.inference_window_hu,
         options=PredictOptions(
             batch=batch,
             patches_at_once=batch,
             voxel_mm=store.cases[case_id].voxel_mm,
             device=device,
-            precision=precision,
+            precision=config.train.precision,
         ),
     )
 

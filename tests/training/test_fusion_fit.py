@@ -85,15 +85,7 @@ def test_a_part_alone_validates_as_the_network_itself(store: CaseStore, tmp_path
         write_system(store, tmp_path / "b", finds(KIDNEY)),
     ]
     counts = [
-        count_case(
-            net,
-            store,
-            case_id=case_id,
-            data=Config().data,
-            device=torch.device("cpu"),
-            precision="32-true",
-            batch=4,
-        )
+        count_case(net, store, case_id, config=Config(), device=torch.device("cpu"))
         for case_id in store.cases
     ]
     assert fit(tmp_path, *runs).results[0] == summarise(counts, store.class_names)

@@ -108,17 +108,15 @@ def test_the_score_is_the_mean_over_classes_with_positive_cases() -> None:
 
 def test_counts_of_a_case_equal_a_direct_comparison() -> None:
     store, model = partly_labelled_store(), small_net().eval()
-    data = small_config().data
+    config = small_config()
     counts = count_case(
         model,
         store,  # type: ignore[arg-type]
-        case_id="liver_lesion_1",
-        data=data,
+        "liver_lesion_1",
+        config=config,
         device=torch.device("cpu"),
-        precision="32-true",
-        batch=4,
     )
-    lower, upper = data.inference_window_hu
+    lower, upper = config.data.inference_window_hu
     image = np.clip((store.hu["liver_lesion_1"] - lower) / (upper - lower), 0, 1)
     with torch.no_grad():
         logits = model(torch.from_numpy(image).float()[None]).mask_logits[0]
