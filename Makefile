@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 DEMO   ?= demo
 REAL   ?= demo-real
 
-.PHONY: help install lint format test test-slow demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes bench-startup bench-training \
+.PHONY: help install lint format test test-slow reliability demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes bench-startup bench-training \
 	bench-engine bench-roofline bench-backends bench-whole-scan bench-efficiency bench-region bench-overlap bench-systems bench-ablations clean
 
 help:  ## list the targets
@@ -34,8 +34,19 @@ format: $(READY)  ## let ruff mend what it can
 test: lint  ## lint and the default tests, under 15 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --durations=10
 
-test-slow: $(READY)  ## kill storms, long fuzz, large volumes and real-data checks
-	$(BIN)/python -m pytest -m slow --durations=20
+test-slow: $(READY)  ## large volumes, long trainings and real-data checks
+	$(BIN)/python -m pytest -m 'slow and not reliability' --durations=20
+
+reliability: $(READY)  ## every figure of docs/reliability.md, about TIME; reliability-NAME for one
+	$(call figures,)
+
+reliability-%: $(READY)
+	$(call figures,--figure $*)
+
+define figures
+OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m reliability $(1) --record-figures docs/reliability.jsonl --durations=10; \
+	status=$$?; $(BIN)/python benchmarks/reliability_page.py && exit $$status
+endef
 
 demo: $(READY)  ## the whole pipeline on synthetic patients, on CPU, ending in demo/report.html
 	$(BIN)/python scripts/demo.py --output $(DEMO)

@@ -27,9 +27,6 @@ ORIENTATIONS = [
 ]
 """The 48 axis-aligned direction matrices, half of them left-handed."""
 
-RANDOM_CASES = 200
-RANDOM_CASES_SLOW = 2000
-
 
 def geometry_of(
     shape: tuple[int, int, int],
@@ -81,14 +78,10 @@ def mismatches_after_the_round_trip(seed: int, folder: Path) -> int:
     return int((again.values != values).sum() + (view_again != view).sum())
 
 
-def test_a_turned_volume_written_and_read_again_keeps_every_voxel(tmp_path):
-    assert sum(mismatches_after_the_round_trip(seed, tmp_path) for seed in range(RANDOM_CASES)) == 0
-
-
-@pytest.mark.slow
-def test_two_thousand_turned_volumes_keep_every_voxel(tmp_path):
-    seeds = range(RANDOM_CASES, RANDOM_CASES + RANDOM_CASES_SLOW)
-    assert sum(mismatches_after_the_round_trip(seed, tmp_path) for seed in seeds) == 0
+@pytest.mark.figure("geometry")
+def test_a_turned_volume_written_and_read_again_keeps_every_voxel(tally, tmp_path):
+    for seed in tally.trials():
+        assert mismatches_after_the_round_trip(seed, tmp_path) == 0
 
 
 @pytest.mark.parametrize("seed", range(48))
@@ -111,6 +104,7 @@ def test_canonical_axes_run_to_left_posterior_and_superior(seed):
     assert np.abs(turned.direction_matrix).argmax(axis=0).tolist() == [0, 1, 2]
 
 
+@pytest.mark.figure("landmarks")
 @pytest.mark.parametrize("direction", ORIENTATIONS, ids=range(48))
 def test_landmarks_lie_where_nibabel_puts_them(direction, tmp_path):
     shape = (5, 7, 11)

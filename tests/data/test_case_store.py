@@ -10,6 +10,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from damage import damaged_copies
+from reliability_figures import Tally
 from small_store import (
     CLASS_NAMES,
     GEOMETRY,
@@ -205,30 +207,38 @@ def _read_or_refuse(folder: Path) -> tuple[bytes, bytes] | Path | None:
         return error.path
 
 
-def _flip_and_read(folder: Path, flips: int) -> None:
-    """Each flipped bit is found by verify; reading either refuses or gives the right voxels."""
-    path = write_store(folder, [case_info("a")]) / "cases" / "a.h5"
-    good, expected = path.read_bytes(), _read_all(folder)
-    rng = np.random.default_rng(5)
-    for position in rng.integers(0, len(good), flips):
-        damaged = bytearray(good)
-        damaged[position] ^= 1 << int(rng.integers(8))
-        path.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"a\.h5: has changed since it was written"):
-            CaseStore(folder).verify()
-        assert _read_or_refuse(folder) in (expected, path)
-    path.write_bytes(good[: len(good) // 2])
-    with pytest.raises(InputError, match=r"a\.h5: the file is damaged"):
-        _read_all(folder)
+@pytest.mark.figure("artefacts", "case file")
+def test_every_flipped_bit_is_found_and_never_read_as_other_voxels(
+    tally: Tally, tmp_path: Path
+) -> None:
+    path = write_store(tmp_path, [case_info("a")]) / "cases" / "a.h5"
+    expected = _read_all(tmp_path)
+    with damaged_copies(path) as copies:
+        for seed in tally.trials():
+            copies.flip_a_bit(seed)
+            with pytest.raises(InputError, match=r"a\.h5: has changed since it was written"):
+                CaseStore(tmp_path).verify()
+            assert _read_or_refuse(tmp_path) in (expected, path)
 
 
-def test_flipped_bits_never_give_wrong_voxels(tmp_path: Path) -> None:
-    _flip_and_read(tmp_path, 40)
+@pytest.mark.figure("corruption", "HDF5, cut")
+def test_a_cut_case_file_is_refused(tally: Tally, tmp_path: Path) -> None:
+    path = write_store(tmp_path, [case_info("a")]) / "cases" / "a.h5"
+    with damaged_copies(path) as copies:
+        for seed in tally.trials():
+            copies.cut(seed)
+            with pytest.raises(InputError, match=r"a\.h5: "):
+                _read_all(tmp_path)
 
 
-@pytest.mark.slow
-def test_200_flipped_bits_never_give_wrong_voxels(tmp_path: Path) -> None:
-    _flip_and_read(tmp_path, 200)
+@pytest.mark.figure("corruption", "HDF5, damaged anywhere")
+def test_a_damaged_case_file_is_refused_or_read_as_it_was(tally: Tally, tmp_path: Path) -> None:
+    path = write_store(tmp_path, [case_info("a")]) / "cases" / "a.h5"
+    expected = _read_all(tmp_path)
+    with damaged_copies(path) as copies:
+        for seed in tally.trials():
+            copies.spoil(seed)
+            assert _read_or_refuse(tmp_path) in (expected, path)
 
 
 def _sum_in_child(store: CaseStore, queue: multiprocessing.Queue[int]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reliability_figures import Tally
 from small_store import case_info, write_store
 
 from samcancer.data.case_store import CaseInfo, CaseStore
@@ -46,25 +47,15 @@ def assert_no_leak(cases: dict[str, CaseInfo], fold_of: dict[str, int], count: i
     assert set(fold_of.values()) == set(range(count))
 
 
-def check_random_tables(tables: int) -> None:
+@pytest.mark.figure("leakage", "folds")
+def test_no_patient_or_scan_is_on_both_sides_in_random_tables(tally: Tally) -> None:
     rng = np.random.default_rng(11)
-    checked = 0
-    while checked < tables:
-        cases = random_table(rng)
+    for seed in tally.trials():
         count = int(rng.integers(2, 6))
-        if len(patient_groups(cases)) < count:
-            continue
-        assert_no_leak(cases, split_patients(cases, count=count, seed=checked), count)
-        checked += 1
-
-
-def test_no_patient_or_scan_is_on_both_sides_in_100_random_tables() -> None:
-    check_random_tables(100)
-
-
-@pytest.mark.slow
-def test_no_patient_or_scan_is_on_both_sides_in_1000_random_tables() -> None:
-    check_random_tables(1000)
+        cases = random_table(rng)
+        while len(patient_groups(cases)) < count:
+            cases = random_table(rng)
+        assert_no_leak(cases, split_patients(cases, count=count, seed=seed), count)
 
 
 def test_every_data_set_is_spread_over_the_folds() -> None:

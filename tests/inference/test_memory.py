@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from reliability_figures import Tally
 
 PEAK_GIB = 1.6
 """Most memory over the loaded model that a scan of 512 x 512 x 1000 int16 may take."""
@@ -64,13 +65,21 @@ def peak_gib(slices: int, folder: Path, *, suffix: str = ".nii.gz") -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.figure("memory", "1000 slices")
 @pytest.mark.parametrize("suffix", [".nii.gz", ".mha", ".nrrd"])
-def test_a_long_scan_takes_bounded_memory(suffix: str, tmp_path: Path) -> None:
-    assert peak_gib(1000, tmp_path, suffix=suffix) <= PEAK_GIB
+def test_a_long_scan_takes_bounded_memory(suffix: str, measurement: Tally, tmp_path: Path) -> None:
+    peak = peak_gib(1000, tmp_path, suffix=suffix)
+    measurement.measured = f"{suffix}: {peak:.2f} GiB, at most {PEAK_GIB} GiB"
+    assert peak <= PEAK_GIB
 
 
 @pytest.mark.slow
-def test_memory_grows_with_the_scan_alone(tmp_path: Path) -> None:
+@pytest.mark.figure("memory", "250 to 2000 slices")
+def test_memory_grows_with_the_scan_alone(measurement: Tally, tmp_path: Path) -> None:
     # A voxel costs its int16 input, one uint8 label and what reading and checking takes at once.
-    short, long = peak_gib(250, tmp_path), peak_gib(500, tmp_path)
-    assert long - short <= PEAK_GIB / 4
+    lengths = (250, 500, 1000, 2000)
+    peaks = [peak_gib(slices, tmp_path) for slices in lengths]
+    pairs = zip(lengths, peaks, strict=True)
+    measurement.measured = ", ".join(f"{slices}: {peak:.2f} GiB" for slices, peak in pairs)
+    for before, after, slices in zip(peaks, peaks[1:], lengths, strict=False):
+        assert after - before <= PEAK_GIB * slices / 1000

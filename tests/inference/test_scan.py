@@ -156,8 +156,11 @@ def test_the_format_of_the_scan_is_kept(suffix: str, write_scan: WriteScan, tmp_
     assert dice(read(tmp_path / "out" / f"case{suffix}") > 0, bright_box() > 200) > 0.93
 
 
-@pytest.mark.parametrize("slice_count", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("in_plane", [16, 63, 200])
+@pytest.mark.figure("shapes")
+@pytest.mark.parametrize("slice_count", [1, 2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize(
+    "in_plane", [16, 63, 511, *(pytest.param(n, marks=pytest.mark.slow) for n in (768, 1024, 2048))]
+)
 def test_few_slices_and_odd_sizes_give_masks_of_the_same_shape(
     slice_count: int, in_plane: int, write_scan: WriteScan, tmp_path: Path
 ) -> None:

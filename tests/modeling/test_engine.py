@@ -123,6 +123,7 @@ def test_only_the_slices_of_the_chunk_are_read() -> None:
     assert torch.equal(lazy_result[0], array_result[0])
 
 
+@pytest.mark.figure("halving", "full GPU")
 @pytest.mark.parametrize("largest_chunk", [1, 2, 3, 5])
 def test_a_full_gpu_halves_the_chunk_and_gives_the_same_result(largest_chunk: int) -> None:
     slices_hu = padded_slices(11)

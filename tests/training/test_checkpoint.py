@@ -4,14 +4,15 @@ import io
 import json
 import os
 import pickle
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import SmallNet, small_config, small_net
+from damage import damaged_copies
 from memory_store import CLASS_NAMES
+from reliability_figures import Tally
 from safetensors.torch import load_file
 from torch import nn
 
@@ -158,43 +159,27 @@ def test_another_format_version_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path, build=build)
 
 
-def require_every_flip_detected(folder: Path, *, flips: int) -> None:
-    """Flip single bits at random places of both files of a checkpoint."""
-    rng = random.Random(0)
-    for name in ("best.safetensors", "best.json"):
-        path = folder / name
-        whole = path.read_bytes()
-        for _ in range(flips // 2):
-            damaged = bytearray(whole)
-            damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
-            path.write_bytes(damaged)
+@pytest.mark.figure("artefacts", "checkpoint")
+@pytest.mark.parametrize("name", ["best.safetensors", "best.json"])
+def test_every_flipped_bit_of_a_checkpoint_is_detected(
+    name: str, tally: Tally, tmp_path: Path
+) -> None:
+    with damaged_copies(saved(tmp_path) / name) as copies:
+        for seed in tally.trials():
+            copies.flip_a_bit(seed)
             with pytest.raises(InputError):
-                load_checkpoint(folder, build=build)
-        path.write_bytes(whole)
-    load_checkpoint(folder, build=build)
+                load_checkpoint(tmp_path, build=build)
+    load_checkpoint(tmp_path, build=build)
 
 
-def test_40_flipped_bits_of_a_checkpoint_are_all_detected(tmp_path: Path) -> None:
-    require_every_flip_detected(saved(tmp_path), flips=40)
-
-
-@pytest.mark.slow
-def test_200_flipped_bits_of_a_checkpoint_are_all_detected(tmp_path: Path) -> None:
-    require_every_flip_detected(saved(tmp_path), flips=200)
-
-
-def test_40_flipped_bits_of_a_resume_state_are_all_detected(tmp_path: Path) -> None:
+@pytest.mark.figure("artefacts", "resume state")
+def test_every_flipped_bit_of_a_resume_state_is_detected(tally: Tally, tmp_path: Path) -> None:
     write_resume(tmp_path, {"position": {"epoch": 3}, "weights": torch.rand(50)})
-    path = tmp_path / RESUME_NAME
-    whole = path.read_bytes()
-    rng = random.Random(1)
-    for _ in range(40):
-        damaged = bytearray(whole)
-        damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
-        path.write_bytes(damaged)
-        with pytest.raises(InputError):
-            read_resume(tmp_path)
-    path.write_bytes(whole)
+    with damaged_copies(tmp_path / RESUME_NAME) as copies:
+        for seed in tally.trials():
+            copies.flip_a_bit(seed)
+            with pytest.raises(InputError):
+                read_resume(tmp_path)
     assert read_resume(tmp_path)["position"] == {"epoch": 3}
 
 
@@ -227,6 +212,7 @@ def hostile_files(mark: Path) -> dict[str, bytes]:
     return files
 
 
+@pytest.mark.figure("hostile")
 @pytest.mark.parametrize("name", sorted(hostile_files(Path("mark"))))
 def test_a_hostile_file_executes_nothing(name: str, tmp_path: Path) -> None:
     mark = tmp_path / "executed"

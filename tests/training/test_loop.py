@@ -63,6 +63,7 @@ def test_training_leaves_checkpoints_a_line_per_epoch_and_tensorboard(
         assert (tmp_path / "run" / name).exists()
 
 
+@pytest.mark.figure("resume")
 def test_three_and_three_epochs_equal_six_bit_for_bit(tmp_path: Path, fabric: Fabric) -> None:
     run(tmp_path / "six", fabric, small_config())
     first = run(tmp_path / "halves", fabric, small_config(), stop_after_epochs=3)
@@ -158,6 +159,7 @@ class NanNet(SmallNet):
         return NetOutput(output.mask_logits * float("nan"), output.presence_logits)
 
 
+@pytest.mark.figure("halving", "NaN loss")
 def test_a_nan_loss_stops_naming_cases_and_leaves_every_file_as_it_was(
     tmp_path: Path, fabric: Fabric
 ) -> None:
