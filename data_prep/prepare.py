@@ -10,14 +10,10 @@ import dataclasses
 import json
 import logging
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import yaml
@@ -54,6 +50,7 @@ from samcancer.files import (
     write_json_atomic,
     write_text_atomic,
 )
+from samcancer.processes import start_as_worker
 from samcancer.taxonomy import MAX_CLASSES, Taxonomy, load_taxonomy, taxonomy_from_yaml
 from samcancer.volume_io import ReadOptions
 
@@ -219,7 +216,7 @@ def _run(jobs: Sequence[CaseJob], workers: int) -> Iterator[CaseResult]:
     pool = ProcessPoolExecutor(
         min(workers, len(jobs)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
+        initializer=start_as_worker,
     )
     try:
         for future in as_completed([pool.submit(convert_case, job) for job in jobs]):
@@ -231,20 +228,6 @@ def _run(jobs: Sequence[CaseJob], workers: int) -> Iterator[CaseResult]:
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent was killed instead of waiting forever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _tracked(results: Iterator[CaseResult], count: int, *, show: bool) -> Iterator[CaseResult]:

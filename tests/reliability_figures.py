@@ -1,8 +1,9 @@
 """The figures of docs/reliability.md: their counts, how trials are counted, and where results go.
 
-A test says ``@pytest.mark.figure(NAME, PART)``; PART may quote a parameter, as in ``{kind}, cut``. If it takes the fixture ``tally`` it runs twice: a
-sample by default, and in full under the marker ``reliability``. A test without it counts as one
-trial. With ``--record-figures FILE`` each leaves a JSON line.
+A test says ``@pytest.mark.figure(NAME, PART)``; PART may quote a parameter: ``{kind}, cut``.
+If it takes the fixture ``tally`` it runs twice: a sample by default, and in full under the marker
+``reliability``. A test without it counts as one trial. With ``--record-figures
+FILE`` each leaves a JSON line.
 """
 
 from __future__ import annotations

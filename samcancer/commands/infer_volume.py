@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from samcancer.commands.scan_progress import scan_progress
 from samcancer.errors import InputError
 
 if TYPE_CHECKING:
     from samcancer.inference.batch import BatchResult
-    from samcancer.inference.models import Question
+    from samcancer.inference.models import Ensemble, Question
     from samcancer.inference.prompts import CasePrompts
     from samcancer.inference.region import RegionModel
 
@@ -147,6 +148,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default all)")
     parser.add_argument(
+        "--workers",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="processes that share out the scans, on a CPU; each loads the model (default 1)",
+    )
+    parser.add_argument(
         "--affine", choices=("qform", "sform"), help="which one to use where a NIfTI's two disagree"
     )
     parser.add_argument(
@@ -165,13 +173,18 @@ def run(args: argparse.Namespace) -> int:
 
     from samcancer.files import require_writable_folder
     from samcancer.inference.batch import find_scans, segment_scans
-    from samcancer.inference.models import load_ensemble
     from samcancer.inference.options import InferenceOptions
     from samcancer.inference.prompts import require_known_classes
     from samcancer.inference.volume import EngineOptions
+    from samcancer.inference.workers import segment_in_workers
     from samcancer.volume_io import ReadOptions
 
     device = _device(args.device, args.precision)
+    if args.workers > 1 and device == "cuda":
+        raise InputError(
+            f"--workers {args.workers} is for a CPU; processes would share the one GPU",
+            mend="leave it out or use --device cpu",
+        )
     if args.stitch_device == "cuda" and not torch.cuda.is_available():
         raise InputError("--stitch-device cuda: no usable GPU was found", mend="leave it out")
     budget_bytes = _budget(args.budget, device)
@@ -180,10 +193,8 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     scans = find_scans(args.input)
     prompts = _prompts(args, list(scans))
-    ensemble = load_ensemble(args.model, device=device, question=_question(args))
-    if args.presence_threshold is not None:
-        ensemble = ensemble.with_threshold(args.presence_threshold)
-    ensemble = replace(ensemble, region=_region(args, ensemble.class_names, device))
+    load = partial(_ensemble, args, device)
+    ensemble = load()
     require_known_classes(prompts, ensemble.class_names)
     options = InferenceOptions(
         engine=EngineOptions(
@@ -204,11 +215,14 @@ def run(args: argparse.Namespace) -> int:
         probabilities=args.probabilities,
         postprocess=args.postprocess,
     )
-    with _progress(len(scans), quiet=args.quiet) as progress:
-        result = segment_scans(
+    segment: Callable[..., BatchResult] = partial(segment_scans, ensemble=ensemble)
+    if min(args.workers, len(scans)) > 1:
+        del ensemble  # each worker loads its own
+        segment = partial(segment_in_workers, workers=args.workers, load=load)
+    with scan_progress(len(scans), quiet=args.quiet) as progress:
+        result = segment(
             scans,
             args.output,
-            ensemble=ensemble,
             options=options,
             prompts=prompts,
             skip_finished=args.skip_finished,
@@ -216,6 +230,16 @@ def run(args: argparse.Namespace) -> int:
             on_slices=progress.on_slices,
         )
     return _summary(result)
+
+
+def _ensemble(args: argparse.Namespace, device: str) -> Ensemble:
+    """Load the networks as the options say."""
+    from samcancer.inference.models import load_ensemble
+
+    ensemble = load_ensemble(args.model, device=device, question=_question(args))
+    if args.presence_threshold is not None:
+        ensemble = ensemble.with_threshold(args.presence_threshold)
+    return replace(ensemble, region=_region(args, ensemble.class_names, device))
 
 
 def _budget(text: str | None, device: str) -> int | None:
@@ -339,55 +363,3 @@ def _share(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 0 and under 1, got {value}")
     return value
-
-
-class _Progress(Protocol):
-    def on_case(self, case_id: str) -> None: ...
-
-    def on_slices(self, count: int) -> None: ...
-
-
-class _Silent:
-    def on_case(self, case_id: str) -> None:
-        """Show nothing."""
-
-    def on_slices(self, count: int) -> None:
-        """Show nothing."""
-
-
-@contextmanager
-def _progress(total: int, *, quiet: bool) -> Iterator[_Progress]:
-    """Yield something that shows the case at hand, slices done and slices per second."""
-    if quiet:
-        yield _Silent()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    bar = Progress(
-        TextColumn("{task.fields[case]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("scans, {task.fields[slices]} slices, {task.fields[rate]:.2f} slices/s"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
-    task = bar.add_task("", total=total, case="", slices=0, rate=0.0)
-
-    class Shown:
-        cases = 0
-        slices = 0
-
-        def on_case(self, case_id: str) -> None:
-            bar.update(task, case=case_id, completed=self.cases)
-            self.cases += 1
-
-        def on_slices(self, count: int) -> None:
-            self.slices += count
-            elapsed = bar.tasks[0].elapsed or 0.0
-            rate = self.slices / elapsed if elapsed > 0 else 0.0
-            bar.update(task, slices=self.slices, rate=rate)
-
-    with bar:
-        yield Shown()
-        bar.update(task, completed=total)

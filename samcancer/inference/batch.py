@@ -102,13 +102,45 @@ def segment_scans(
         InputError: When the output folder cannot be written, or another process writes to it.
     """
     require_writable_folder(output)
-    steps = _Steps(scans, output, ensemble, options, prompts or {}, skip_finished)
+    result = BatchResult()
+    with folder_lock(output, purpose="infer-volume"):
+        remove_stale_files(output)
+        segment_share(
+            scans,
+            output,
+            result=result,
+            ensemble=ensemble,
+            options=options,
+            prompts=prompts or {},
+            skip_finished=skip_finished,
+            on_case=on_case,
+            on_slices=on_slices,
+        )
+    return result
+
+
+def segment_share(
+    scans: Mapping[str, Path],
+    output: Path,
+    *,
+    result: BatchResult,
+    ensemble: Ensemble,
+    options: InferenceOptions,
+    prompts: Mapping[str, CasePrompts],
+    skip_finished: bool,
+    on_case: Callable[[str], None],
+    on_slices: Callable[[int], None],
+) -> None:
+    """Segment scans in this process; arguments as for :func:`segment_scans`.
+
+    The caller, or its parent process, holds the lock of the output folder. Outcomes are put into
+    ``result`` as they come.
+    """
+    steps = _Steps(scans, output, ensemble, options, prompts, skip_finished, result)
     with (
-        folder_lock(output, purpose="infer-volume"),
         ThreadPoolExecutor(1, "read-scan") as reader,
         ThreadPoolExecutor(1, "write-mask") as writer,
     ):
-        _remove_stale_files(output)
         case_ids = list(scans)
         opening = reader.submit(steps.open, case_ids[0])
         finishing: Future[None] | None = None
@@ -121,7 +153,16 @@ def segment_scans(
             if finishing is not None:
                 finishing.result()
             finishing = writer.submit(steps.finish, case_id)
-    return steps.result
+
+
+def remove_stale_files(output: Path) -> None:
+    """Delete what a killed process left unfinished in a folder of results whose lock is held."""
+    for folder in (
+        output,
+        *output.glob(f"{PER_CLASS_FOLDER}/*"),
+        *output.glob(f"{PROBABILITY_FOLDER}/*"),
+    ):
+        remove_stale_temporaries(folder)
 
 
 @dataclass
@@ -137,7 +178,7 @@ class _Steps:
     options: InferenceOptions
     prompts: Mapping[str, CasePrompts]
     skip_finished: bool
-    result: BatchResult = field(default_factory=BatchResult)
+    result: BatchResult
     _waiting: dict[str, OpenScan | Prediction | Exception | None] = field(default_factory=dict)
     """Case id -> what its last step gave; None for a case that is finished already."""
 
@@ -215,15 +256,6 @@ def _scans_of(given: Path) -> list[Path]:
     if given.is_dir() and not any(volume_suffix(path) for path in given.iterdir()):
         return [given.resolve()]
     return find_volumes(given)
-
-
-def _remove_stale_files(output: Path) -> None:
-    for folder in (
-        output,
-        *output.glob(f"{PER_CLASS_FOLDER}/*"),
-        *output.glob(f"{PROBABILITY_FOLDER}/*"),
-    ):
-        remove_stale_temporaries(folder)
 
 
 def _one_line(error: Exception) -> str:

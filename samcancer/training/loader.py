@@ -8,9 +8,6 @@ import torch anew for every worker, while the fork server does so once.
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -21,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from samcancer.data.dataset import LabelledDataset, Sample, collate
 from samcancer.data.sampling import EpochBatchSampler, EpochSchedule, SampleKey
 from samcancer.errors import InputError
+from samcancer.processes import start_as_worker
 
 _PREFETCHED_BATCHES = 4
 """Batches a worker prepares ahead."""
@@ -137,21 +135,7 @@ def _fork_server() -> Any:
 
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C reaches the whole process group; the training process decides when to stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_training_process, daemon=True).start()
-
-
-def _leave_with_training_process() -> None:
-    """End the worker when the training process is gone, however it was killed.
-
-    torch's own watch looks at the parent's pid, which is the fork server's; the fork server in turn
-    lives as long as its workers, so without this both would stay for ever.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    start_as_worker()  # torch's own watch looks at the fork server, which stays
 
 
 def _explained(error: RuntimeError) -> Exception:
