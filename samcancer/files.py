@@ -60,11 +60,21 @@ def atomic_path(
         temporary.replace(path)
         _fsync(path.parent)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full_disk(error):
             raise
-        raise InputError("the disk is full", path=path, mend=_MAKE_ROOM) from None
+        raise full_disk_error(path) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_full_disk(error: OSError) -> bool:
+    """Return whether an error says that the disk, or the user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def full_disk_error(path: Path | str | None) -> InputError:
+    """Return what is said of a full disk; ``path`` is what was being written, if known."""
+    return InputError("the disk is full", path=path, mend=_MAKE_ROOM)
 
 
 def temporary_path_for(path: Path) -> Path:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from samcancer import __version__
 from samcancer.errors import InputError
+from samcancer.files import full_disk_error, is_full_disk
 
 VERBS: dict[str, str] = {
     "classes": "print classes, prompts, codes and data sets",
@@ -87,6 +88,11 @@ def run_verb(verb: str, arguments: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except OSError as error:
+        if args.debug or not is_full_disk(error):
+            raise
+        print(f"error: {full_disk_error(error.filename)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

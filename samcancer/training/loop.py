@@ -5,7 +5,7 @@ outputs of samcancer.modeling.outputs; presence and drawn prompts go only to a n
 them. What is left behind in the run folder:
 
 best.*, last.*   checkpoints (see checkpoint.py): best by validation, and the latest epoch's
-resume.pt        the whole state, written after every epoch and when the run is asked to stop
+resume.pt        the whole state, written at the start, after every epoch and when asked to stop
 log.jsonl, tensorboard/   one line per epoch
 
 The global random state of torch is set at the start, since dropout layers draw from it; nothing
@@ -98,6 +98,8 @@ def train(
     run = _Run(model, job, fabric, state)
     if run.position.finished:
         return run.result("finished")
+    if state is None:
+        run.save_start()
     with (
         stop_on_signal() as stop,
         RunProgress(enabled=show_progress and fabric.is_global_zero) as progress,
@@ -173,6 +175,13 @@ class _Run:
             if log is not None:
                 log.close()
         return self.result("finished")
+
+    def save_start(self) -> None:
+        """Save the state before the first step.
+
+        A run killed after its first checkpoint, before its first state, could not be gone on with.
+        """
+        self._save_resume()
 
     def result(self, outcome: Outcome) -> TrainResult:
         """Return how the run stands."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from small_store import case_info, write_store
 
 from samcancer.data.case_store import CaseInfo, CaseStore
 from samcancer.data.folds import load_or_create_folds, patient_groups, split_patients
+from samcancer.data.ledger import require_unseen
 from samcancer.errors import InputError
 
 
@@ -56,6 +58,29 @@ def test_no_patient_or_scan_is_on_both_sides_in_random_tables(tally: Tally) -> N
         while len(patient_groups(cases)) < count:
             cases = random_table(rng)
         assert_no_leak(cases, split_patients(cases, count=count, seed=seed), count)
+
+
+@pytest.mark.figure("leakage", "teachers")
+def test_only_the_teacher_of_the_own_fold_may_label_a_patient(tally: Tally) -> None:
+    rng = np.random.default_rng(12)
+    for seed in tally.trials():
+        cases = random_table(rng)
+        fold_of = split_patients(cases, count=2, seed=seed)
+        for info in cases.values():
+            for teacher in (0, 1):
+                trained_on = [patient for patient, fold in fold_of.items() if fold != teacher]
+                label = partial(
+                    require_unseen,
+                    info.patient_id,
+                    trained_on,
+                    case_id=info.case_id,
+                    teacher_fold=teacher,
+                )
+                if fold_of[info.patient_id] == teacher:
+                    label()
+                else:
+                    with pytest.raises(InputError, match="trained on this patient"):
+                        label()
 
 
 def test_every_data_set_is_spread_over_the_folds() -> None:

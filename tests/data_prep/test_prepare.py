@@ -3,10 +3,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,6 @@ from samcancer.errors import InputError
 from samcancer.files import folder_lock
 from samcancer.taxonomy import load_taxonomy
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZE = 16
 
 
@@ -226,58 +221,6 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
         (folder / ".tmp-0123-x.h5").write_bytes(b"half")
     run(store, raw)
     assert not list(store.rglob(".tmp-*"))
-
-
-def _start(raw: Path, store: Path, workers: int) -> subprocess.Popen[bytes]:
-    words = ["--input", str(raw), "--output", str(store), "--size", "64"]
-    words += ["--workers", str(workers), "--quiet"]
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "prepare_slices.py"), *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
-def _kill_while_working(raw: Path, store: Path, *, workers: int) -> bool:
-    """Start, kill at the first new case, and return whether the kill came before the end."""
-    finished = set(store.glob("cases/[!.]*.h5"))
-    process = _start(raw, store, workers)
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        if set(store.glob("cases/[!.]*.h5")) - finished:
-            break
-        time.sleep(0.002)
-    process.kill()
-    return process.wait() == -signal.SIGKILL
-
-
-def _kill_and_restart(tmp_path: Path, kills: int) -> None:
-    """Runs are killed, and finished files lost, over and over; the end has the same bytes."""
-    raw, store = tmp_path / "Phantom_Liver", tmp_path / "store"
-    for number in range(8):
-        rng = np.random.default_rng(number)
-        hu = rng.integers(-1000, 1000, (30, 96, 96)).astype(np.int16)
-        add_case(raw, f"case{number:02}", hu=hu, values=(hu > 900).astype(np.uint8))
-    run(tmp_path / "whole", raw, size=64)
-    killed = attempts = 0
-    while killed < kills and attempts < 3 * kills:
-        for path in sorted(store.glob("cases/[!.]*.h5"))[attempts % 2 :: 2]:
-            path.unlink()
-        killed += _kill_while_working(raw, store, workers=1 + attempts % 2)
-        attempts += 1
-    assert killed == kills
-    run(store, raw, size=64)
-    assert bytes_of(store) == bytes_of(tmp_path / "whole")
-
-
-def test_killed_runs_go_on_to_the_same_bytes(tmp_path: Path) -> None:
-    _kill_and_restart(tmp_path, 2)
-
-
-@pytest.mark.slow
-def test_20_killed_runs_go_on_to_the_same_bytes(tmp_path: Path) -> None:
-    _kill_and_restart(tmp_path, 20)
 
 
 def test_two_writers_do_not_meet(tmp_path: Path) -> None:

@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-import multiprocessing
 import threading
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from inference_fakes import WriteScan, bright_box, make_ensemble
 
@@ -35,11 +32,6 @@ def write_scans(write_scan: WriteScan) -> Path:
         volume = bright_box(4 + index, level_hu=300 + 50 * index)
         path = write_scan(f"scans/case_{index}{suffix}", volume)
     return path.parent
-
-
-def masks(output: Path) -> dict[str, bytes]:
-    names = [p for p in output.rglob("*") if p.is_file() and p.suffix != ".json"]
-    return {str(p.relative_to(output)): p.read_bytes() for p in names if p.name != ".lock"}
 
 
 @pytest.mark.parametrize(
@@ -125,46 +117,6 @@ def test_leftovers_of_a_killed_process_are_removed(write_scan: WriteScan, tmp_pa
         (place / f"{TEMPORARY_PREFIX}123-case_0.nii.gz").write_bytes(b"half a mask")
     run(folder, out)
     assert not list(out.rglob(f"{TEMPORARY_PREFIX}*"))
-
-
-def _child(folder: str, output: str) -> None:
-    run(Path(folder), Path(output))
-
-
-def _kill_storm(folder: Path, output: Path, *, kills: int) -> None:
-    """Kill the batch at random times until it has been killed so often; then let it finish."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["inference_fakes", "samcancer.inference.batch"])
-    warm_up = context.Process(target=_child, args=(str(folder), str(output.parent / "warm")))
-    warm_up.start()
-    warm_up.join()
-    started = time.perf_counter()
-    timed = context.Process(target=_child, args=(str(folder), str(output.parent / "timed")))
-    timed.start()
-    timed.join()
-    seconds = time.perf_counter() - started
-    generator = np.random.default_rng(7)
-    for _ in range(kills):
-        child = context.Process(target=_child, args=(str(folder), str(output)))
-        child.start()
-        time.sleep(generator.uniform(0, seconds))
-        child.kill()
-        child.join()
-    last = context.Process(target=_child, args=(str(folder), str(output)))
-    last.start()
-    last.join()
-    assert last.exitcode == 0
-
-
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_random_times_the_result_is_the_same_bytes(
-    kills: int, write_scan: WriteScan, tmp_path: Path
-) -> None:
-    folder = write_scans(write_scan)
-    run(folder, tmp_path / "whole")
-    _kill_storm(folder, tmp_path / "killed", kills=kills)
-    assert masks(tmp_path / "killed") == masks(tmp_path / "whole")
-    assert len(list((tmp_path / "killed").glob("case_*.json"))) == len(SUFFIXES)
 
 
 def test_a_scan_is_read_and_another_written_while_one_is_predicted(

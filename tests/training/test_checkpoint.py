@@ -159,7 +159,7 @@ def test_another_format_version_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path, build=build)
 
 
-@pytest.mark.figure("artefacts", "checkpoint")
+@pytest.mark.figure("artefacts", "checkpoint: {name}")
 @pytest.mark.parametrize("name", ["best.safetensors", "best.json"])
 def test_every_flipped_bit_of_a_checkpoint_is_detected(
     name: str, tally: Tally, tmp_path: Path
@@ -170,6 +170,19 @@ def test_every_flipped_bit_of_a_checkpoint_is_detected(
             with pytest.raises(InputError):
                 load_checkpoint(tmp_path, build=build)
     load_checkpoint(tmp_path, build=build)
+
+
+@pytest.mark.figure("corruption", "checkpoint: {name}")
+@pytest.mark.parametrize("name", ["best.safetensors", "best.json"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(
+    name: str, tally: Tally, tmp_path: Path
+) -> None:
+    with damaged_copies(saved(tmp_path) / name) as copies:
+        for seed in tally.trials():
+            copies.spoil(seed)
+            with pytest.raises(InputError) as caught:
+                load_checkpoint(tmp_path, build=build)
+            assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.figure("artefacts", "resume state")

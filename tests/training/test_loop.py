@@ -128,6 +128,22 @@ def test_resume_without_a_state_is_refused(tmp_path: Path, fabric: Fabric) -> No
         run(tmp_path / "run", fabric, small_config(), resume=True)
 
 
+def test_a_run_that_ended_in_its_first_epoch_resumes_to_the_same_bytes(
+    tmp_path: Path, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise SystemExit("killed")
+
+    run(tmp_path / "whole", fabric, small_config(epochs=2))
+    for moment, begun in (("Stepper.compute", False), ("EpochLog.write", True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"samcancer.training.loop.{moment}", killed)
+            with pytest.raises(SystemExit, match="killed"):
+                run(tmp_path / "cut", fabric, small_config(epochs=2), resume=begun)
+    run(tmp_path / "cut", fabric, small_config(epochs=2), resume=True)
+    require_equal_runs(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_resume_with_another_configuration_is_refused(tmp_path: Path, fabric: Fabric) -> None:
     run(tmp_path / "run", fabric, small_config(), stop_after_epochs=1)
     with pytest.raises(InputError, match="written with another configuration"):

@@ -136,21 +136,6 @@ def test_ctrl_c_to_the_whole_process_group_saves_and_the_run_resumes_to_the_same
 
 
 @pytest.mark.slow
-def test_a_run_killed_three_times_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("whole", "cut"):
-        make_store(tmp_path / name / "store")
-    training = ["--fold", "0", "--epochs", "30"]
-    finish(tmp_path / "whole", *training)
-    interrupt(tmp_path / "cut", signal.SIGKILL, *training)
-    for _ in range(2):
-        interrupt(tmp_path / "cut", signal.SIGKILL, *training, "--resume")
-    finish(tmp_path / "cut", *training, "--resume")
-    require_equal_weights(tmp_path)
-    leftovers = [p.name for p in (tmp_path / "cut" / "runs" / "fold_0").glob(".tmp-*")]
-    assert leftovers == []
-
-
-@pytest.mark.slow
 def test_no_loader_process_outlives_a_killed_training_process(tmp_path: Path) -> None:
     make_store(tmp_path / "store")
     training = command(tmp_path, "--fold", "0", "--epochs", "100000", "--workers", "2")

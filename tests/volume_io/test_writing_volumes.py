@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its customary name
+from small_disk import small_disk
 from volume_fakes import (
     ORIENTATIONS,
     ORIGIN_MM,
@@ -37,7 +36,7 @@ from samcancer.volume_io import (
 
 CANARY = "CANARY Jane Doe"
 
-TMPFS_BYTES = 1 << 20
+DISK_BYTES = 1 << 20
 
 
 def geometry_of(shape: tuple[int, int, int], direction: np.ndarray = ORIENTATIONS[13]) -> Geometry:
@@ -233,20 +232,6 @@ def test_a_file_that_reads_back_otherwise_is_not_kept(suffix, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == [path]
 
 
-@contextlib.contextmanager
-def tmpfs(folder: Path) -> Iterator[Path]:
-    """A disk of TMPFS_BYTES; skips where the tests may not mount one."""
-    folder.mkdir()
-    libc = ctypes.CDLL(None, use_errno=True)
-    size = f"size={TMPFS_BYTES}".encode()
-    if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, size) != 0:
-        pytest.skip(f"cannot mount a small disk ({os.strerror(ctypes.get_errno())})")
-    try:
-        yield folder
-    finally:
-        libc.umount2(str(folder).encode(), 2)
-
-
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("announced", [True, False], ids=["checked first", "found out late"])
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(suffix, announced, tmp_path, monkeypatch):
@@ -254,7 +239,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(suffix, announced, tmp
         monkeypatch.setattr("samcancer.files.shutil.disk_usage", _plenty_of_space)
     shape = (8, 400, 401)
     noise = np.random.default_rng(1).integers(0, 256, size=shape).astype(np.uint8)
-    with tmpfs(tmp_path / "disk") as disk:
+    with small_disk(tmp_path / "disk", size_bytes=DISK_BYTES) as disk:
         path = disk / f"mask{suffix}"
         path.write_bytes(b"old")
         with pytest.raises(
@@ -275,9 +260,9 @@ def _plenty_of_space(path: Path) -> object:
 def test_masks_are_written_at_every_fill_level_or_refused(tmp_path):
     shape = (4, 300, 301)
     noise = np.random.default_rng(1).integers(0, 256, size=shape).astype(np.uint8)
-    with tmpfs(tmp_path / "disk") as disk:
+    with small_disk(tmp_path / "disk", size_bytes=DISK_BYTES) as disk:
         path = disk / "mask.nii.gz"
-        for filled in range(0, TMPFS_BYTES, TMPFS_BYTES // 10):
+        for filled in range(0, DISK_BYTES, DISK_BYTES // 10):
             (disk / "ballast").write_bytes(bytes(filled))
             path.unlink(missing_ok=True)
             with contextlib.suppress(InputError):
