@@ -109,7 +109,19 @@ def high_water_bytes(pid: int | str = "self") -> int:
 
 def tree_resident_bytes(pid: int) -> int:
     """Return the resident memory of a process and all its children."""
-    return resident_bytes(pid) + sum(tree_resident_bytes(child) for child in _children(pid))
+    return sum(map(resident_bytes, process_tree(pid)))
+
+
+def process_tree(pid: int) -> list[int]:
+    """Return a process and all its children, and theirs."""
+    return [pid, *(below for child in _children(pid) for below in process_tree(child))]
+
+
+def open_files(pid: int) -> int:
+    """Return how many file descriptors a process has; 0 when it has ended."""
+    with contextlib.suppress(OSError):
+        return len(list((_PROC / str(pid) / "fd").iterdir()))
+    return 0
 
 
 def _watch(process: subprocess.Popen[bytes], memory: _Curve) -> int:
