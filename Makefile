@@ -41,10 +41,10 @@ reliability: $(READY)  ## every figure of docs/reliability.md, about TIME; relia
 	$(call figures,)
 
 reliability-%: $(READY)
-	$(call figures,--figure $*)
+	$(call figures,--figure=$*)
 
 define figures
-OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m reliability $(1) --record-figures docs/reliability.jsonl --durations=10; \
+OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m reliability $(1) --record-figures=docs/reliability.jsonl --durations=10; \
 	status=$$?; $(BIN)/python benchmarks/reliability_page.py && exit $$status
 endef
 

@@ -107,7 +107,8 @@ class LongRun:
         peak = max(sample.resident_bytes for sample in self.samples)
         growth = "" if self.growth is None else f", {self.growth:+.2%} over 100 scans"
         files = max(sample.open_files for sample in self.samples)
-        return f"peak {peak / MIB:.0f} MiB{growth}, at most {files} open files, nothing left over"
+        left = f"{self.left_processes} processes and {self.left_files} files left over"
+        return f"peak {peak / MIB:.0f} MiB{growth}, at most {files} open files, {left}"
 
     def _counted(self) -> list[Sample]:
         return [s for s in self.samples if s.finished >= WARM_UP_SHARE * self.scans]
