@@ -25,7 +25,7 @@ LEVELS = 20
 PAGE_BYTES = 4096
 """A small disk gives away whole pages."""
 
-HEADROOM = 1.3
+HEADROOM = 1.5
 """The emptiest level leaves so much more room than the results need."""
 
 
@@ -83,7 +83,7 @@ class Stage:
         assert status in (1, 2)
         assert "the disk is full" in told or "the disk has" in told
         for name, data in before.items():
-            assert after[name] == data, name
+            assert after[name] in (data, self._whole[name]), name
 
     def _run(self, output: Path) -> int:
         return run_verb(self._command.verb, [*self._command.words(output, 0), "--quiet"])
@@ -116,7 +116,7 @@ def test_a_full_disk_while_training(tally: Tally, tmp_path: Path, told: Callable
 def test_a_full_disk_while_segmenting(
     tally: Tally, tmp_path: Path, told: Callable[[], str]
 ) -> None:
-    """The mask of another run lies there already, and stays until the new one is whole."""
+    """The mask of another run lies there already, and stays until its new one is whole."""
     scans = tmp_path / "scans"
     scans.mkdir()
     for number in range(3):
