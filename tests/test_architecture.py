@@ -18,6 +18,7 @@ LAYERS = [
     {"training"},
     {"inference"},
     {"evaluation"},
+    {"calibration"},
     {"report"},
     {"commands"},
 ]

@@ -262,6 +262,7 @@ def request_sha256(
         "software": __version__,
         "models": ensemble.sha256,
         "thresholds": ensemble.thresholds.tolist(),
+        "calibration": [calibration.sha256 for calibration in ensemble.calibrations],
         "precision": options.engine.precision,
         "flip": options.engine.flip,
         "overlap": options.engine.overlap,
@@ -331,6 +332,7 @@ def _predict(
         slice_mm=canonical_geometry.spacing_mm[2],
         is_lesion=is_lesion,
         thresholds=ensemble.thresholds,
+        mask_thresholds=ensemble.mask_thresholds,
         maps=maps,
         options=options.engine,
         prompts=prompted,
@@ -395,6 +397,7 @@ def _model_report(ensemble: Ensemble) -> dict[str, Any]:
         "text_sha256": ensemble.text_sha256,
         "region_sha256": ensemble.region and ensemble.region.sha256,
         "presence_thresholds": {name: round(value, 6) for name, value in thresholds},
+        "calibration": ensemble.calibration_report(),
     }
 
 

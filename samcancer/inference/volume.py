@@ -1,10 +1,11 @@
 """From a scan in memory to label maps in memory, chunk by chunk.
 
 Logits, not masks, go back to the scan's own pixels: linear interpolation in plane, then a voxel
-belongs to a class when its probability is above 0.5. Two label maps are filled, one of lesions and
-one of organs, since a lesion lies inside its organ; between lesions, or between organs, the higher
-probability wins, and at a tie the class that comes first in the model. Memory is the scan, one or
-two uint8 maps and one chunk; never classes x volume floats.
+belongs to a class when its probability is above 0.5, or above what was calibrated for the class.
+Two label maps are filled, one of lesions and one of organs, since a lesion lies inside its organ;
+between lesions, or between organs, the higher probability wins, and at a tie the class that comes
+first in the model. Memory is the scan, one or two uint8 maps and one chunk; never classes x volume
+floats.
 
 Arrays are (slice, row, column) in canonical orientation; label k + 1 is class k of the model.
 """
@@ -32,8 +33,8 @@ from samcancer.modeling.slice_prediction import SlicePrediction
 
 _log = logging.getLogger(__name__)
 
-_HALF = 0.0
-"""Logit of the probability 0.5."""
+_NO_CLASS = -torch.inf
+"""Logit that every class's exceeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ def predict_volume(
     slice_mm: float,
     is_lesion: Sequence[bool],
     thresholds: Tensor,
+    mask_thresholds: Tensor | None = None,
     maps: LabelMaps,
     options: EngineOptions,
     prompts: Sequence[SlicePrompt] = (),
@@ -95,6 +97,7 @@ def predict_volume(
         slice_mm: Distance of its slices.
         is_lesion: For each class, whether it is a lesion (else an organ).
         thresholds: (K,) presence thresholds.
+        mask_thresholds: (K,) logits above which a voxel is marked; None is probability 0.5 for all.
         maps: Arrays that receive the result.
         options: How to run.
         prompts: What a person said about single slices, all of them kept.
@@ -122,6 +125,7 @@ def predict_volume(
     lesion_classes = [k for k, lesion in enumerate(is_lesion) if lesion]
     organ_classes = [k for k, lesion in enumerate(is_lesion) if not lesion]
     thresholds = thresholds.to(device)
+    lowest = [0.0] * len(is_lesion) if mask_thresholds is None else mask_thresholds.tolist()
     kept = range(len(volume_hu)) if kept is None else kept
     if len(kept) < len(volume_hu):
         on_slices(len(volume_hu) - len(kept))
@@ -146,9 +150,9 @@ def predict_volume(
         first = kept.start + chunk.start
         span = slice(first, first + len(chunk.logits))
         present = chunk.presence >= thresholds
-        maps.lesions[span] = _winners(chunk.logits, present, lesion_classes, row, column)
+        maps.lesions[span] = _winners(chunk.logits, present, lesion_classes, row, column, lowest)
         if maps.organs is not None:
-            maps.organs[span] = _winners(chunk.logits, present, organ_classes, row, column)
+            maps.organs[span] = _winners(chunk.logits, present, organ_classes, row, column, lowest)
         _write_probabilities(maps.probabilities, chunk, span, row, column)
         presence[span] = chunk.presence.cpu().numpy()
         on_slices(len(chunk.logits))
@@ -172,9 +176,14 @@ def _plan(
 
 
 def _winners(
-    logits: Tensor, present: Tensor, classes: Sequence[int], row: Tensor, column: Tensor
+    logits: Tensor,
+    present: Tensor,
+    classes: Sequence[int],
+    row: Tensor,
+    column: Tensor,
+    lowest: Sequence[float],
 ) -> NDArray[np.uint8]:
-    """Return (n, rows, columns): label of the most probable of ``classes`` above 0.5, else 0.
+    """Return (n, rows, columns): label of the most probable of ``classes`` above its logit, else 0.
 
     Classes that are not present (n, K) in a slice have no voxel there.
     """
@@ -182,15 +191,15 @@ def _winners(
     labels = torch.zeros((count, len(row), len(column)), dtype=torch.uint8, device=logits.device)
     best: Tensor | None = None
     for k in classes:
-        # Interpolation never exceeds the largest logit, so slices without one above 0 are done.
+        # Interpolation never exceeds the largest logit: slices without one high enough are done.
         slices = present[:, k].nonzero().flatten()
-        slices = slices[logits[slices, k].amax(dim=(1, 2)) > _HALF]
+        slices = slices[logits[slices, k].amax(dim=(1, 2)) > lowest[k]]
         if len(slices) == 0:
             continue
         if best is None:
-            best = torch.full(labels.shape, _HALF, device=logits.device)
+            best = torch.full(labels.shape, _NO_CLASS, device=logits.device)
         upsampled = _upsampled(logits[slices, k], row, column)
-        wins = upsampled > best[slices]
+        wins = upsampled > best[slices].clamp(min=lowest[k])
         best[slices] = torch.where(wins, upsampled, best[slices])
         labels[slices] = labels[slices].masked_fill(wins, k + 1)
     result: NDArray[np.uint8] = labels.cpu().numpy()
