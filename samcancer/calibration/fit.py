@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from samcancer.calibration.figures import Figures, cross_validated, figures_of
+from samcancer.calibration.figures import ALL_SIZES, Figures, cross_validated, figures_of
 from samcancer.calibration.grid import Grid, Index, grid_with
 from samcancer.calibration.outcomes import Outcome
 from samcancer.calibration.predictions import judge_case, judge_healthy_scan
@@ -35,6 +35,10 @@ from samcancer.training.progress import tracked
 from samcancer.training.run import FINAL_NAME
 
 _log = logging.getLogger(__name__)
+
+
+_OUTSIDE = "outside/"
+"""Start of what further scans are called, so that none is taken for a case of the store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,12 +173,12 @@ class _Bench:
             yield from self._of_fold(fold)
 
     def _of_strangers(self) -> Iterator[Outcome]:
-        scans = {scan.scan_id: (i, scan) for i, scan in enumerate(self.strangers)}
-        for scan_id in tracked(list(scans), "healthy scans", enabled=self.show_progress):
-            i, scan = scans[scan_id]
+        numbers = [str(i) for i in range(len(self.strangers))]
+        for i in map(int, tracked(numbers, "healthy scans", enabled=self.show_progress)):
             yield from judge_healthy_scan(
                 self.final,
-                scan,
+                self.strangers[i],
+                scan=f"{_OUTSIDE}{i}",
                 lesions=self.lesions,
                 grid=self.grid,
                 fold=i % self.system.folds.count,
@@ -221,8 +225,8 @@ def _fit(
         )
     indices = {name: grid.index_of(thresholds) for name, thresholds in own.items()}
     choice = choose(outcomes, grid, own=indices, max_fp_scans=max_fp_scans)
-    after = figures_of(outcomes, choice.indices)
-    cautions = _cautions(after, choice, max_fp_scans)
+    before, after = (figures_of(outcomes, of) for of in (indices, choice.indices))
+    cautions = (*_cautions(after, choice, max_fp_scans), *_losses(before, after))
     for caution in cautions:
         _log.warning("%s", caution)
     return Fitted(
@@ -231,7 +235,7 @@ def _fit(
         chosen=_thresholds(grid, choice.indices),
         met=choice.met,
         stored=choice.met or store,
-        before=figures_of(outcomes, indices),
+        before=before,
         after=after,
         cross_validated=cross_validated(outcomes, grid, own=indices, max_fp_scans=max_fp_scans),
         grid=grid,
@@ -295,7 +299,19 @@ def _cautions(after: Figures, choice: Choice, max_fp_scans: float) -> tuple[str,
                 else ""
             )
         )
-    blind = [name for name, figures in after.classes.items() if not figures.found["all"].n]
+    return tuple(cautions)
+
+
+def _losses(before: Figures, after: Figures) -> tuple[str, ...]:
+    """Return which classes are found no more, or were in no scan to be found."""
+    found = {name: figures.found[ALL_SIZES] for name, figures in after.classes.items()}
+    had = {name: figures.found[ALL_SIZES] for name, figures in before.classes.items()}
+    blind = [name for name, rate in found.items() if not rate.n]
+    lost = [name for name, rate in found.items() if rate.n and not rate.count]
+    lost = [f"{name} (before {had[name].count} of {had[name].n})" for name in lost]
+    cautions = []
     if blind:
-        cautions.append(f"no scan holds {', '.join(blind)}: what its thresholds lose is not known")
+        cautions.append(f"no scan holds {', '.join(blind)}: what the thresholds lose is not known")
+    if lost:
+        cautions.append(f"no lesion is found any more of {', '.join(lost)}")
     return tuple(cautions)

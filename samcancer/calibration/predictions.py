@@ -61,21 +61,30 @@ def judge_case(
 
 def judge_healthy_scan(
     model: LoadedModel,
-    scan: HealthyScan,
+    stranger: HealthyScan,
     *,
+    scan: str,
     lesions: Mapping[str, int],
     grid: Grid,
     fold: int,
     device: torch.device,
 ) -> Iterator[Outcome]:
-    """Yield an outcome for each lesion class of a scan that holds none; see :func:`judge_case`."""
-    slices_hu, voxel_mm = scan.open()
+    """Yield an outcome for each lesion class of a scan that holds none; see :func:`judge_case`.
+
+    Args:
+        model: Never saw the scan.
+        stranger: Reads the scan.
+        scan: What its outcomes are called.
+        lesions: Lesion class -> its place in the network's output.
+        grid: The candidates.
+        fold: In which it is left out of the fit.
+        device: Where the network is.
+    """
+    slices_hu, voxel_mm = stranger()
     levels, presence = _levels(model, slices_hu, voxel_mm, lesions, grid, device)
     for i, name in enumerate(lesions):
         volume_ml = _volume_ml(voxel_mm)
-        yield judge(
-            ClassOfScan(scan.scan_id, name, fold, levels[i], presence[:, i], None, volume_ml), grid
-        )
+        yield judge(ClassOfScan(scan, name, fold, levels[i], presence[:, i], None, volume_ml), grid)
 
 
 def _levels(

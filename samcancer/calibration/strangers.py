@@ -8,7 +8,6 @@ training is cleaner on it than on a stranger's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,17 +26,10 @@ from samcancer.volume_io import read_ct
 Opened = tuple[SliceSource, tuple[float, float, float]]
 """Padded slices at the networks' size, and the distance of slices, rows and columns."""
 
+HealthyScan = Callable[[], Opened]
+"""Reads a scan that holds no lesion."""
+
 _MEND = "leave it out of --healthy"
-
-
-@dataclass(frozen=True)
-class HealthyScan:
-    """A scan that holds no lesion."""
-
-    scan_id: str
-    path: Path
-    """What a message names."""
-    open: Callable[[], Opened]
 
 
 class Strangers:
@@ -48,7 +40,6 @@ class Strangers:
         self._size = store.size
         self._seen: dict[str, str] = {}
         self._patients = {info.patient_id for info in store.cases.values()}
-        self._names = set(store.cases)
         for case_id, info in store.cases.items():
             owner = f"case {case_id} of the training store"
             self._seen |= dict.fromkeys((info.source_sha256, info.content_sha256), owner)
@@ -59,26 +50,14 @@ class Strangers:
         Raises:
             InputError: When there is none, or one cannot be a stranger.
         """
-        scans = [
+        return [
             scan
             for folder in folders
             for scan in (self._stored(folder) if _is_store(folder) else self._raw(folder))
         ]
-        for scan in scans:
-            if scan.scan_id in self._names:
-                raise InputError(
-                    f"has the case id {scan.scan_id!r}, as another scan of the calibration has",
-                    path=scan.path,
-                    mend="rename it, or leave it out of --healthy",
-                )
-            self._names.add(scan.scan_id)
-        return scans
 
     def _raw(self, folder: Path) -> list[HealthyScan]:
-        return [
-            HealthyScan(case_id, path, partial(self._read, path))
-            for case_id, path in find_scans([folder]).items()
-        ]
+        return [partial(self._read, path) for path in find_scans([folder]).values()]
 
     def _read(self, path: Path) -> Opened:
         ct = read_ct(path)
@@ -114,10 +93,9 @@ class Strangers:
                     mend=_MEND,
                 )
             self._require_new(folder, case_id, info.source_sha256, info.content_sha256)
-        return [
-            HealthyScan(case_id, folder, partial(_open_stored, store, case_id))
-            for case_id in store.cases
-        ]
+        if not store.cases:
+            raise InputError("holds no case", path=folder, mend="run prepare-slices first")
+        return [partial(_open_stored, store, case_id) for case_id in store.cases]
 
     def _require_new(self, path: Path, name: str, *digests: str) -> None:
         for digest in digests:

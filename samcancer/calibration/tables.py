@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich import box
 from rich.console import Group
 from rich.table import Table
 
@@ -14,7 +15,7 @@ from samcancer.calibration.figures import ALL_SIZES, ClassFigures, Figures
 from samcancer.calibration.fit import Fitted
 from samcancer.calibration.rates import Rate
 from samcancer.evaluation.lesions import SIZE_BANDS_ML, band_name
-from samcancer.evaluation.statistics import Mean, none_if_nan
+from samcancer.evaluation.statistics import none_if_nan
 from samcancer.files import folder_lock, write_json_atomic, write_text_atomic
 from samcancer.training.calibration_file import ClassThresholds
 
@@ -45,6 +46,9 @@ COLUMNS = (
 )
 """Columns of the CSV: one line for each class and each of before, after and cross-validated."""
 
+_COLUMNS = ("before", "after", "cross-val.")
+"""What stands side by side; see samcancer.calibration.figures."""
+
 _DECIMALS = 6
 
 
@@ -60,60 +64,60 @@ def write_report(folder: Path, fitted: Fitted) -> None:
 
 
 def printed(fitted: Fitted) -> Group:
-    """Return the tables for a terminal."""
-    return Group(_healthy_table(fitted), _sensitivity_table(fitted))
+    """Return the tables for a terminal of 80 columns."""
+    return Group(_threshold_table(fitted), _healthy_table(fitted), _lesion_table(fitted))
 
 
-def _healthy_table(fitted: Fitted) -> Table:
-    table = Table(title="Healthy scans with a false lesion (95 % interval)")
-    for head in (
-        "class",
-        "presence",
-        "probability",
-        "min ml",
-        "before",
-        "after",
-        "cross-validated",
-    ):
-        table.add_column(head)
+def _threshold_table(fitted: Fitted) -> Table:
+    table = _table("Thresholds", "class", "presence", "probability", "smallest lesion (ml)")
     for name, own in fitted.own.items():
         new = fitted.chosen[name]
-        shares = [figures.classes[name].healthy.describe() for figures in _columns(fitted).values()]
         table.add_row(
             name,
             _change(own.presence, new.presence),
             _change(own.probability, new.probability),
             _change(own.min_volume_ml, new.min_volume_ml),
-            *shares,
         )
-    every = [figures.healthy.describe() for figures in _columns(fitted).values()]
-    table.add_row(ANY_CLASS, "", "", "", *every, style="bold")
     return table
 
 
-def _sensitivity_table(fitted: Fitted) -> Table:
-    table = Table(title="Lesions found, and volume Dice")
-    for head in ("class", "thresholds", *BANDS, "Dice"):
-        table.add_column(head)
+def _healthy_table(fitted: Fitted) -> Table:
+    table = _table("Healthy scans with a false lesion", "class", *_COLUMNS)
     for name in fitted.own:
-        for column, figures in _columns(fitted).items():
-            of_class = figures.classes[name]
-            found = [_found(of_class.found[band]) for band in BANDS]
-            table.add_row(name, column, *found, _dice(of_class.dice))
+        rates = [figures.classes[name].healthy for figures in _columns(fitted)]
+        table.add_row(name, *map(_count, rates))
+    rates = [figures.healthy for figures in _columns(fitted)]
+    ends = [rate.interval for rate in rates]
+    table.add_row(ANY_CLASS, *map(_count, rates), style="bold")
+    table.add_row("  95 % interval", *(f"{a:.0%} to {b:.0%}" for a, b in ends))
     return table
 
 
-def _columns(fitted: Fitted) -> dict[str, Figures]:
-    return {
-        "before": fitted.before,
-        "after": fitted.after,
-        "cross-validated": fitted.cross_validated,
-    }
+def _lesion_table(fitted: Fitted) -> Table:
+    table = _table("Lesions found, by size, and Dice", "class", "", *BANDS, "Dice")
+    for name in fitted.own:
+        for column, figures in zip(_COLUMNS, _columns(fitted), strict=True):
+            found = figures.classes[name].found
+            dice = figures.classes[name].dice
+            cells = [_count(found[band]) for band in BANDS]
+            table.add_row(name, column, *cells, f"{dice.mean:.3f}" if dice.n else "-")
+    return table
+
+
+def _table(title: str, *heads: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for head in heads:
+        table.add_column(head, no_wrap=True)
+    return table
+
+
+def _columns(fitted: Fitted) -> tuple[Figures, ...]:
+    return fitted.before, fitted.after, fitted.cross_validated
 
 
 def _rows(fitted: Fitted) -> Iterator[list[object]]:
-    thresholds = {"before": fitted.own, "after": fitted.chosen}
-    for column, figures in _columns(fitted).items():
+    thresholds = dict(zip(_COLUMNS, (fitted.own, fitted.chosen), strict=False))
+    for column, figures in zip(_COLUMNS, _columns(fitted), strict=True):
         for name, of_class in figures.classes.items():
             own = thresholds.get(column, {}).get(name)
             yield [name, column, *_three(own), *_share(of_class.healthy), *_found_cells(of_class)]
@@ -146,9 +150,5 @@ def _change(before: float, after: float) -> str:
     return f"{before:g}" if before == after else f"{before:g} -> {after:g}"
 
 
-def _found(rate: Rate) -> str:
+def _count(rate: Rate) -> str:
     return f"{rate.count} of {rate.n}" if rate.n else "-"
-
-
-def _dice(mean: Mean) -> str:
-    return f"{mean.mean:.3f} [{mean.lower:.3f}, {mean.upper:.3f}]" if mean.n else "-"
