@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,21 @@ import pytest
 
 from samcancer.taxonomy import Taxonomy, load_taxonomy
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
+MADE = Path(__file__).resolve().parents[1] / "training"
+
+
+def _load(name: str) -> None:
+    """Make a file importable by name; its folder in sys.path would hide other conftests."""
+    spec = importlib.util.spec_from_file_location(name, MADE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+for _name in ("real_store", "fused_systems"):
+    if _name not in sys.modules:
+        _load(_name)
 
 
 @cache

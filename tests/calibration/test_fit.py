@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the package's own convention
-from fused_systems import FOLDS, save_run
+import torch
+from fused_systems import FOLDS, save_run, write_system
 from halves import (
     LEFT,
     RIGHT,
@@ -29,10 +30,12 @@ import samcancer.files
 from samcancer.calibration.fit import Fitted, calibrate
 from samcancer.calibration.tables import COLUMNS, REPORT_NAME, TABLE_NAME
 from samcancer.commands import EXIT_BAD_INPUT, EXIT_OK, EXIT_SOME_FAILED, run_verb
-from samcancer.config import Config, ModelConfig
+from samcancer.config import Config, ModelConfig, UniversalConfig
 from samcancer.data.case_store import CaseStore
 from samcancer.errors import InputError
 from samcancer.files import TEMPORARY_PREFIX, folder_lock
+from samcancer.inference.models import load_ensemble
+from samcancer.modeling.build import build_system
 from samcancer.training.calibration_file import (
     CALIBRATION_NAME,
     ClassThresholds,
@@ -273,6 +276,30 @@ def test_missing_models_are_named(runs: Path, tmp_path: Path) -> None:
     (runs / "fold_1" / "best.json").unlink()
     with pytest.raises(InputError, match="runs: folds without a trained model: 1"):
         fit(tmp_path)
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_damaged_scan_is_named_and_nothing_is_stored(tmp_path: Path) -> None:
+    path = write_scan(tmp_path / "more" / "a.nii.gz", [SPECK])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"more/a\.nii\.gz: "):
+        fit(tmp_path, healthy=[path.parent])
+    assert stored(tmp_path) is None
+
+
+def test_a_volume_network_is_calibrated_alike(store: CaseStore, tmp_path: Path) -> None:
+    patches = UniversalConfig(
+        head="plain", width=4, patch_size=(16, 32, 32), spacing_mm=(4.0, 2.0, 2.0)
+    )
+    model = ModelConfig(image_size=SIZE, system="universal", universal=patches)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        write_system(store, tmp_path / "runs", build_system(model, BOTH), model=model)
+    found = calibrate(
+        store.folder, tmp_path / "runs", max_fp_scans=0.0, device="cpu", show_progress=False
+    )
+    assert (found.after.healthy.count, found.after.healthy.n) == (0, 4)
+    assert load_ensemble([tmp_path / "runs"], device="cpu").calibrations[0].classes == found.chosen
 
 
 def test_a_fusion_is_refused(runs: Path, tmp_path: Path) -> None:
