@@ -14,8 +14,10 @@ from inference_fakes import WriteScan, bright_box, infer, make_ensemble
 from samcancer.config import Config, ModelConfig
 from samcancer.errors import InputError
 from samcancer.inference.calibrated import with_min_volume
+from samcancer.inference.finished import request_sha256
 from samcancer.inference.models import load_ensemble
-from samcancer.inference.scan import InferenceOptions, request_sha256, segment_scan
+from samcancer.inference.options import InferenceOptions
+from samcancer.inference.scan import segment_scan
 from samcancer.modeling import build_model
 from samcancer.taxonomy import ClassSpec, PostProcess
 from samcancer.training.calibration_file import (
