@@ -6,6 +6,8 @@ import argparse
 import logging
 from pathlib import Path
 
+from samcancer.commands import EXIT_OK, EXIT_SOME_FAILED
+
 DESCRIPTION = """\
 Fits presence, probability and size thresholds of every lesion class so that at most a share of
 healthy scans gets a false lesion of any class, at the least loss of lesions found. Every fold's
@@ -15,8 +17,6 @@ beside the final model, where infer-volume applies them. Exit status 1: the budg
 and nothing was stored."""
 
 EXAMPLE = "samcancer calibrate --runs runs --data store --healthy healthy/ --max-fp-scans 0.05"
-
-EXIT_BUDGET_MISSED = 1
 
 _log = logging.getLogger(__name__)
 
@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
     Console().print(printed(fitted))
     if not fitted.stored:
         _log.error("nothing was stored; --force stores the thresholds that come nearest")
-        return EXIT_BUDGET_MISSED
-    return 0
+        return EXIT_SOME_FAILED
+    return EXIT_OK
 
 
 def _share(text: str) -> float:
