@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,14 @@ from samcancer.files import (
     write_json_atomic,
 )
 from samcancer.geometry import Geometry, canonicalise
-from samcancer.inference.extras import scratch_arrays, write_extras
+from samcancer.inference.dicom_results import DicomOptions, read_source, write_dicom_results
+from samcancer.inference.extras import (
+    are_whole,
+    hashes_of,
+    output_bytes,
+    scratch_arrays,
+    write_extras,
+)
 from samcancer.inference.merging import merge_lesions, written_labels
 from samcancer.inference.models import Ensemble
 from samcancer.inference.postprocess import ClassResult, PredictedMaps, postprocess_maps
@@ -40,9 +47,12 @@ from samcancer.inference.volume import EngineOptions, LabelMaps, predict_volume
 from samcancer.volume_io import CtVolume, ReadOptions, read_ct, write_labels
 from samcancer.volume_io.formats import volume_suffix
 
+if TYPE_CHECKING:
+    from samcancer.volume_io.dicom_source import DicomSource
+
 _log = logging.getLogger(__name__)
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 """Form of the report; another number makes ``--skip-finished`` do the case again."""
 
 _DEFAULT_SUFFIX = ".nii.gz"
@@ -63,6 +73,8 @@ class InferenceOptions:
     """Write one label, 1, for lesions of every class, and none for organs ([LV], FLARE24)."""
     postprocess: bool = True
     """Apply the rules of the taxonomy; without them the labels stay as the network gave them."""
+    dicom: DicomOptions = field(default_factory=DicomOptions)
+    """What is written in DICOM of a scan that is a DICOM series."""
 
 
 class OpenScan(NamedTuple):
@@ -71,6 +83,8 @@ class OpenScan(NamedTuple):
     ct: CtVolume
     seconds: float
     """Time that reading took."""
+    dicom: DicomSource | None = None
+    """What results in DICOM refer to; None where none are to be written."""
 
 
 class _Case(NamedTuple):
@@ -84,6 +98,7 @@ class _Case(NamedTuple):
     sha256: str
     warnings: tuple[str, ...]
     seconds: dict[str, float]
+    dicom: DicomSource | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +158,8 @@ def segment_scan(
 def open_scan(scan: Path, options: InferenceOptions) -> OpenScan:
     """Read a scan: the first of the three steps of :func:`segment_scan`."""
     started = time.perf_counter()
-    return OpenScan(read_ct(scan, options.read), time.perf_counter() - started)
+    ct, dicom = read_source(read_ct(scan, options.read), options.dicom)
+    return OpenScan(ct, time.perf_counter() - started, dicom)
 
 
 def predict_scan(
@@ -162,7 +178,7 @@ def predict_scan(
     mask = output / (case_id + _mask_suffix(scan))
     if mask.exists() and mask.samefile(scan):
         raise InputError("the mask would overwrite the scan", path=scan, mend="change --output")
-    require_writable_folder(output, needed_bytes=_output_bytes(ct.geometry, ensemble, options))
+    require_writable_folder(output, needed_bytes=output_bytes(ct.geometry, ensemble, options))
     _log.info("%s: %d slices of %d x %d", case_id, *ct.geometry.shape)
     case = _Case(
         case_id=case_id,
@@ -172,6 +188,7 @@ def predict_scan(
         sha256=ct.source_sha256,
         warnings=tuple(ct.warnings),
         seconds={"read": opened.seconds},
+        dicom=opened.dicom and opened.dicom.for_case(case_id),
     )
     with contextlib.ExitStack() as stack:
         count = len(ensemble.classes) if options.probabilities else 0
@@ -195,11 +212,13 @@ def write_prediction(
     started = time.perf_counter()
     case = prediction.case
     with prediction.scratch:
-        write_extras(prediction, ensemble, options)
+        files = write_extras(prediction, ensemble, options)
         if options.merge_lesions:
             merge_lesions(prediction.labels, ensemble.classes)
         write_labels(case.mask, prediction.labels, case.geometry, reference=case.reference)
     labels = written_labels(ensemble.classes, merged=options.merge_lesions)
+    request = request_sha256(ensemble, options, prompts)
+    files += write_dicom_results(prediction, ensemble, options, request=request)
     seconds = {**case.seconds, "write": time.perf_counter() - started}
     report = {
         "format_version": REPORT_VERSION,
@@ -207,11 +226,12 @@ def write_prediction(
         "labels": {"background": 0, **labels},
         "classes": _class_reports(prediction, ensemble, labels),
         "mask": {"file": case.mask.name, "sha256": sha256_of(case.mask)},
+        "files": hashes_of(files, case.mask.parent),
         "input": {"sha256": case.sha256, "geometry": case.geometry.to_dict()},
-        "model": _model_report(ensemble),
+        "model": ensemble.to_report(),
         "region": prediction.region and prediction.region.to_dict(),
         "prompts": len(prompts.given) + (prompts.mask is not None),
-        "request": request_sha256(ensemble, options, prompts),
+        "request": request,
         "software": f"samcancer {__version__}",
         "warnings": list(case.warnings),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -231,8 +251,8 @@ def finished_report(
 ) -> dict[str, Any] | None:
     """Return the report of a finished case, or None when it has to be (re)done.
 
-    Finished means: the report asks for the same models, options and prompts, the mask has the
-    sha256 that the report states, and the scan is the one that was segmented.
+    Finished means: the report asks for the same models, options and prompts, the mask and all other
+    files have the sha256 that the report states, and the scan is the one that was segmented.
     """
     path = _report_path(output, case_id)
     try:
@@ -247,6 +267,7 @@ def finished_report(
             and mask.name == case_id + _mask_suffix(scan)
             and mask.is_file()
             and report["mask"]["sha256"] == sha256_of(mask)
+            and are_whole(report["files"], output)
             and report["input"]["sha256"] == _source_sha256(scan, options)
         )
     except (KeyError, TypeError, AttributeError):
@@ -270,6 +291,7 @@ def request_sha256(
         "merge_lesions": options.merge_lesions,
         "postprocess": options.postprocess,
         "read": repr(options.read),
+        "dicom": repr(options.dicom),
         "classes": ensemble.class_names,
         "text": ensemble.text_sha256,
         "region": ensemble.region and ensemble.region.sha256,
@@ -386,21 +408,3 @@ def _class_reports(
         }
         result.log_changes(spec.name)
     return reports
-
-
-def _model_report(ensemble: Ensemble) -> dict[str, Any]:
-    thresholds = zip(ensemble.class_names, ensemble.thresholds.tolist(), strict=True)
-    return {
-        "sha256": list(ensemble.sha256),
-        "text_sha256": ensemble.text_sha256,
-        "region_sha256": ensemble.region and ensemble.region.sha256,
-        "presence_thresholds": {name: round(value, 6) for name, value in thresholds},
-    }
-
-
-def _output_bytes(geometry: Geometry, ensemble: Ensemble, options: InferenceOptions) -> int:
-    """Return the disk space that the results may need if they do not compress at all."""
-    voxels = int(np.prod(geometry.shape))
-    classes = len(ensemble.classes)
-    per_voxel = 1 + classes * (int(options.per_class) + (2 + 4) * int(options.probabilities))
-    return voxels * per_voxel

@@ -1,0 +1,152 @@
+"""Results in DICOM of a scan that is a DICOM series: segmentation, measurement report, structures.
+
+``<case>.seg.dcm``, ``<case>.sr.dcm`` and ``<case>.rtstruct.dcm`` join the study of the series and
+say of the patient no more than the case id, unless the patient's data is to be kept. Where nothing
+was found there is a report that says so, and neither segmentation nor structures: DICOM has no
+segmentation without a segment.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from samcancer.errors import InputError
+from samcancer.inference.merging import ANY_LESION
+from samcancer.taxonomy import load_taxonomy
+from samcancer.volume_io import CtVolume
+
+if TYPE_CHECKING:
+    from samcancer.inference.lesion_table import MeasuredLesion
+    from samcancer.inference.models import Ensemble
+    from samcancer.inference.scan import InferenceOptions, Prediction
+    from samcancer.volume_io.dicom_codes import SegmentedClass
+    from samcancer.volume_io.dicom_source import DicomSource
+
+_log = logging.getLogger(__name__)
+
+DicomKind = Literal["seg", "sr", "rtstruct"]
+
+DICOM_KINDS: tuple[DicomKind, ...] = get_args(DicomKind)
+"""Every kind of object that can be written; also the middle of its file's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DicomOptions:
+    """What is written of a DICOM series beside the mask."""
+
+    kinds: tuple[DicomKind, ...] = ("seg", "sr")
+    """Empty writes none."""
+    required: bool = False
+    """Refuse a series whose headers are not enough to refer to; else its report has a warning."""
+    keep_patient: bool = False
+    """Write the patient's name, id and dates into the DICOM objects, for a PACS to file them."""
+
+    def __post_init__(self) -> None:
+        """Refuse unknown kinds, and a report without what it refers to."""
+        unknown = [kind for kind in self.kinds if kind not in DICOM_KINDS]
+        if unknown:
+            raise InputError(
+                f"--dicom has no {unknown[0]!r}", mend=f"choose from {', '.join(DICOM_KINDS)}"
+            )
+        if "sr" in self.kinds and "seg" not in self.kinds:
+            raise InputError(
+                "a report (sr) refers to the segments of a segmentation (seg)",
+                mend="give --dicom seg,sr",
+            )
+
+
+def read_source(ct: CtVolume, options: DicomOptions) -> tuple[CtVolume, DicomSource | None]:
+    """Return what results refer to, if any are wanted, and the scan, with a warning if need be.
+
+    Raises:
+        InputError: When results are required and a header lacks what they must refer to.
+    """
+    if ct.file_format != "dicom" or not options.kinds:
+        return ct, None
+    from samcancer.volume_io.dicom_source import read_dicom_source
+
+    try:
+        source = read_dicom_source(
+            ct.files, geometry=ct.geometry, keep_patient=options.keep_patient
+        )
+    except InputError as error:
+        if options.required:
+            raise
+        told = f"no results in DICOM: a slice {error.fact}"
+        _log.warning(told)
+        return replace(ct, warnings=(*ct.warnings, told)), None
+    return ct, source
+
+
+def write_dicom_results(
+    prediction: Prediction,
+    ensemble: Ensemble,
+    options: InferenceOptions,
+    *,
+    request: str,
+    lesions: Sequence[MeasuredLesion] = (),
+) -> list[Path]:
+    """Write what the options ask for and return the files.
+
+    Args:
+        prediction: Its labels are those of the written mask.
+        ensemble: What predicted.
+        options: What to write.
+        request: Hash of everything that decides the result.
+        lesions: Measured in those labels.
+    """
+    source, kinds = prediction.case.dicom, options.dicom.kinds
+    if source is None:
+        return []
+    from samcancer.inference.dicom_sr import Findings, write_dicom_sr
+    from samcancer.volume_io.dicom_codes import Algorithm
+    from samcancer.volume_io.dicom_rtstruct import write_dicom_rtstruct
+    from samcancer.volume_io.dicom_seg import write_dicom_seg
+
+    labels = prediction.labels
+    classes = segmented_classes(ensemble, merged=options.merge_lesions)
+    algorithm = Algorithm(model_sha256=ensemble.sha256, parameters={"request_sha256": request})
+    paths = {kind: dicom_path(prediction.case.mask.parent, prediction.case.case_id, kind)
+             for kind in DICOM_KINDS}  # fmt: skip
+    for path in paths.values():
+        path.unlink(missing_ok=True)  # of an earlier run that found something else
+    segmentation = None
+    if "seg" in kinds:
+        segmentation = write_dicom_seg(
+            paths["seg"], labels, source, classes=classes, algorithm=algorithm
+        )
+    if "sr" in kinds:
+        findings = Findings(labels=labels, classes=classes, lesions=tuple(lesions))
+        write_dicom_sr(
+            paths["sr"], findings, source, segmentation=segmentation, algorithm=algorithm
+        )
+    if "rtstruct" in kinds:
+        write_dicom_rtstruct(
+            paths["rtstruct"], labels, source, classes=classes, algorithm=algorithm
+        )
+    return [path for path in paths.values() if path.exists()]
+
+
+def dicom_path(output: Path, case_id: str, kind: DicomKind) -> Path:
+    """Return where a case's object of a kind is written."""
+    return output / f"{case_id}.{kind}.dcm"
+
+
+def segmented_classes(ensemble: Ensemble, *, merged: bool) -> tuple[SegmentedClass, ...]:
+    """Return the classes of the written mask, each with its label and where it lies."""
+    from samcancer.volume_io.dicom_codes import SegmentedClass
+
+    if merged:
+        return (SegmentedClass(spec=load_taxonomy().classes[ANY_LESION], label=1),)
+    return tuple(
+        SegmentedClass(
+            spec=spec,
+            label=k + 1,
+            site=None if spec.organ is None else ensemble.organs.get(spec.organ),
+        )
+        for k, spec in enumerate(ensemble.classes)
+    )

@@ -1,0 +1,131 @@
+"""What a result in DICOM has to say of the series that it was made from: UIDs, grid, patient.
+
+Headers are read once more after the pixels, by the file list that reading the series gave. Only the
+tags listed here are taken; those that name the patient only where that is asked for, and they go
+into DICOM objects and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from samcancer.errors import InputError
+from samcancer.geometry import Geometry
+from samcancer.volume_io.dicom_files import read_elements
+
+REQUIRED_TAGS = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
+    "FrameOfReferenceUID", "Rows", "Columns", "PixelSpacing", "ImagePositionPatient",
+    "ImageOrientationPatient",
+)  # fmt: skip
+"""Without these no object can refer to the images."""
+
+PATIENT_TAGS = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge",
+    "PatientSize", "PatientWeight", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+    "StudyDescription", "ReferringPhysicianName",
+)  # fmt: skip
+"""By which a PACS files an object under its patient and study (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2)."""
+
+EMPTY_TAGS = (
+    "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+    "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
+"""Those of them that every object has, empty where nothing is said (type 2)."""
+
+_SAME_IN_ALL = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+
+_MEND = "leave the DICOM results out with --no-dicom"
+
+_LONG_STRING = 64
+"""Characters in a value of VR LO."""
+
+UNICODE = "ISO_IR 192"
+"""Character set of every object: UTF-8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DicomSource:
+    """A series as the objects made from it refer to it."""
+
+    headers: tuple[Dataset, ...]
+    """One per slice, in slice order: REQUIRED_TAGS and what the patient is called there."""
+    geometry: Geometry
+    keeps_patient: bool
+    """Whether the headers hold the patient's own data."""
+
+    def for_case(self, case_id: str) -> DicomSource:
+        """Return the same series with the case id for a patient id, unless the patient is kept."""
+        if self.keeps_patient:
+            return self
+        headers = tuple(header.copy() for header in self.headers)
+        for header in headers:
+            header.PatientID = case_id.replace("\\", "_")[:_LONG_STRING]
+        return replace(self, headers=headers)
+
+    @property
+    def study_uid(self) -> str:
+        """UID of the study, which the results join."""
+        return str(self.headers[0].StudyInstanceUID)
+
+    @property
+    def series_uid(self) -> str:
+        """UID of the series of images."""
+        return str(self.headers[0].SeriesInstanceUID)
+
+    @property
+    def frame_uid(self) -> str:
+        """UID of the frame of reference."""
+        return str(self.headers[0].FrameOfReferenceUID)
+
+
+def read_dicom_source(
+    files: Sequence[Path], *, geometry: Geometry, keep_patient: bool = False
+) -> DicomSource:
+    """Read the headers of a series.
+
+    Args:
+        files: In slice order, as ``CtVolume.files`` has them.
+        geometry: Of the series.
+        keep_patient: Take over PATIENT_TAGS; otherwise they are empty.
+
+    Raises:
+        InputError: When a header lacks what an object must refer to, or slices differ in it.
+    """
+    named = PATIENT_TAGS if keep_patient else ()
+    headers = [_read_header(path, named) for path in files]
+    first = headers[0]
+    for path, header in zip(files, headers, strict=True):
+        differing = [name for name in _SAME_IN_ALL if header[name].value != first[name].value]
+        if differing:
+            raise InputError(
+                f"has another {differing[0]} than {files[0].name}", path=path, mend=_MEND
+            )
+    said = {name: str(first[name].value or "") for name in named if name in first}
+    for header in headers:
+        _complete(header, said, step_mm=geometry.spacing_mm[2])
+    return DicomSource(headers=tuple(headers), geometry=geometry, keeps_patient=keep_patient)
+
+
+def _read_header(path: Path, named: Sequence[str]) -> Dataset:
+    header = read_elements(path, [*REQUIRED_TAGS, "Modality", "SliceThickness", *named])
+    missing = [name for name in REQUIRED_TAGS if header.get(name) in (None, "", [])]
+    if missing:
+        raise InputError(f"has no {missing[0]}", path=path, mend=_MEND)
+    return header
+
+
+def _complete(header: Dataset, said: dict[str, str], *, step_mm: float) -> None:
+    """Say who and how thick, in UTF-8, whatever the file's own character set was."""
+    for name in (*EMPTY_TAGS, "PatientID"):
+        setattr(header, name, "")
+    for name, value in said.items():
+        setattr(header, name, value)
+    header.SpecificCharacterSet = UNICODE
+    header.SpacingBetweenSlices = step_mm
+    if not header.get("SliceThickness"):
+        header.SliceThickness = step_mm
