@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from samcancer.commands.dicom_options import add_dicom_arguments, dicom_options
 from samcancer.errors import InputError
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument(
         "--text-embeddings", type=Path, metavar="FILE", help="of samcancer build-text-embeddings"
     )
+    add_dicom_arguments(parser)
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default all)")
     parser.add_argument(
         "--affine", choices=("qform", "sform"), help="which one to use where a NIfTI's two disagree"
@@ -203,6 +205,7 @@ def run(args: argparse.Namespace) -> int:
         per_class=args.per_class,
         probabilities=args.probabilities,
         postprocess=args.postprocess,
+        dicom=dicom_options(args),
     )
     with _progress(len(scans), quiet=args.quiet) as progress:
         result = segment_scans(

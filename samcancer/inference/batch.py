@@ -121,6 +121,12 @@ def segment_scans(
             if finishing is not None:
                 finishing.result()
             finishing = writer.submit(steps.finish, case_id)
+        if finishing is not None:
+            finishing.result()
+        if steps.result.finished or steps.result.skipped:
+            write_nnunet_files(
+                output, scans, ensemble.classes, merged=options.merge_lesions
+            )
     return steps.result
 
 

@@ -65,9 +65,9 @@ def finish(content: Dataset) -> Dataset:
     if content.Modality == "RTSTRUCT":
         del content.ContentDate, content.ContentTime
     digest = hashlib.sha256(_bytes_of(content)).hexdigest()
-    content.SOPInstanceUID = uid_of("instance", digest)
+    instance = uid_of("instance", digest)
+    content.SOPInstanceUID = content.file_meta.MediaStorageSOPInstanceUID = instance
     content.SeriesInstanceUID = uid_of("series", digest)
-    content.file_meta.MediaStorageSOPInstanceUID = content.SOPInstanceUID
     for item in _items(content):
         if item.get("DimensionOrganizationUID"):
             item.DimensionOrganizationUID = uid_of("dimensions", digest)
@@ -77,7 +77,7 @@ def finish(content: Dataset) -> Dataset:
 def file_meta_of(sop_class_uid: str) -> FileMetaDataset:
     """Return the file meta information of an object that is pending."""
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = sop_class_uid
+    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
     meta.MediaStorageSOPInstanceUID = PENDING_INSTANCE
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = uid_of("implementation")
