@@ -9,7 +9,6 @@ segmentation without a segment.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -20,9 +19,9 @@ from samcancer.taxonomy import load_taxonomy
 from samcancer.volume_io import CtVolume
 
 if TYPE_CHECKING:
-    from samcancer.inference.lesion_table import MeasuredLesion
     from samcancer.inference.models import Ensemble
-    from samcancer.inference.scan import InferenceOptions, Prediction
+    from samcancer.inference.options import InferenceOptions
+    from samcancer.inference.scan import Prediction
     from samcancer.volume_io.dicom_codes import SegmentedClass
     from samcancer.volume_io.dicom_source import DicomSource
 
@@ -88,7 +87,6 @@ def write_dicom_results(
     options: InferenceOptions,
     *,
     request: str,
-    lesions: Sequence[MeasuredLesion] = (),
 ) -> list[Path]:
     """Write what the options ask for and return the files.
 
@@ -97,7 +95,6 @@ def write_dicom_results(
         ensemble: What predicted.
         options: What to write.
         request: Hash of everything that decides the result.
-        lesions: Measured in those labels.
     """
     source, kinds = prediction.case.dicom, options.dicom.kinds
     if source is None:
@@ -108,7 +105,8 @@ def write_dicom_results(
     from samcancer.volume_io.dicom_seg import write_dicom_seg
 
     labels = prediction.labels
-    classes = segmented_classes(ensemble, merged=options.merge_lesions)
+    looked_for = classes_looked_for(ensemble, merged=options.merge_lesions)
+    classes = _segmented(looked_for, merged=options.merge_lesions)
     algorithm = Algorithm(model_sha256=ensemble.sha256, parameters={"request_sha256": request})
     paths = {kind: dicom_path(prediction.case.mask.parent, prediction.case.case_id, kind)
              for kind in DICOM_KINDS}  # fmt: skip
@@ -120,7 +118,9 @@ def write_dicom_results(
             paths["seg"], labels, source, classes=classes, algorithm=algorithm
         )
     if "sr" in kinds:
-        findings = Findings(labels=labels, classes=classes, lesions=tuple(lesions))
+        findings = Findings(
+            labels=labels, classes=classes, looked_for=looked_for, lesions=prediction.lesions
+        )
         write_dicom_sr(
             paths["sr"], findings, source, segmentation=segmentation, algorithm=algorithm
         )
@@ -136,17 +136,25 @@ def dicom_path(output: Path, case_id: str, kind: DicomKind) -> Path:
     return output / f"{case_id}.{kind}.dcm"
 
 
-def segmented_classes(ensemble: Ensemble, *, merged: bool) -> tuple[SegmentedClass, ...]:
-    """Return the classes of the written mask, each with its label and where it lies."""
+def classes_looked_for(ensemble: Ensemble, *, merged: bool) -> tuple[SegmentedClass, ...]:
+    """Return the classes, each with its value in the written mask and where it lies."""
     from samcancer.volume_io.dicom_codes import SegmentedClass
 
-    if merged:
-        return (SegmentedClass(spec=load_taxonomy().classes[ANY_LESION], label=1),)
     return tuple(
         SegmentedClass(
             spec=spec,
-            label=k + 1,
+            label=1 if merged else k + 1,
             site=None if spec.organ is None else ensemble.organs.get(spec.organ),
         )
         for k, spec in enumerate(ensemble.classes)
+        if spec.kind == "lesion" or not merged
     )
+
+
+def _segmented(
+    looked_for: tuple[SegmentedClass, ...], *, merged: bool
+) -> tuple[SegmentedClass, ...]:
+    """Return what the mask tells apart: the classes, or any lesion."""
+    if not merged:
+        return looked_for
+    return (replace(looked_for[0], spec=load_taxonomy().classes[ANY_LESION], site=None),)

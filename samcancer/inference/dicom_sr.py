@@ -8,6 +8,7 @@ not found has a group without a region (TID 1501) that says so. The observer is 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -54,9 +55,11 @@ class Findings:
     labels: NDArray[np.uint8]
     """(slice, row, column): the mask as it is written."""
     classes: tuple[SegmentedClass, ...]
-    """Every class that was looked for."""
+    """What the mask tells apart; the segmentation's classes."""
+    looked_for: tuple[SegmentedClass, ...]
+    """Every class that was looked for; several share a label where lesions were merged."""
     lesions: tuple[MeasuredLesion, ...]
-    """Of the lesion classes; their class names and labels are those of ``classes``."""
+    """With class names of ``looked_for``."""
 
 
 def write_dicom_sr(
@@ -136,27 +139,31 @@ def _groups(
     present = classes_with_voxels(findings.labels, findings.classes)
     if present and segmentation is None:
         raise ValueError("a report of something that was found needs its segmentation")
-    numbers = {item.spec.name: number for number, item in enumerate(present, start=1)}
-    classes = {item.spec.name: item for item in findings.classes}
+    numbers = {item.label: number for number, item in enumerate(present, start=1)}
+    classes = {item.spec.name: item for item in findings.looked_for}
     groups: list[_Group] = []
     for lesion in findings.lesions:
-        if lesion.class_name not in numbers:
+        if lesion.label not in numbers:
             raise ValueError(f"{lesion.lesion_id} is of a class without a voxel in the mask")
         groups.append(
             _region_group(
                 classes[lesion.class_name],
                 hd.sr.TrackingIdentifier(lesion.tracking_uid, lesion.lesion_id),
                 _lesion_measurements(lesion),
-                _segment(segmentation, numbers[lesion.class_name], source),
+                _segment(segmentation, numbers[lesion.label], source),
                 algorithm,
             )
         )
     measured = {lesion.class_name for lesion in findings.lesions}
+    shared = [label for label, count in Counter(c.label for c in classes.values()).items()
+              if count > 1]  # fmt: skip
     for name, item in classes.items():
         tracking = hd.sr.TrackingIdentifier(segment_uid(source, name), name)
-        if name not in numbers:
+        if name in measured:
+            continue
+        if item.label in shared or item.label not in numbers:
             groups.append(_absent_group(item, tracking, algorithm))
-        elif name not in measured:
+        else:
             voxels = int(np.count_nonzero(findings.labels == item.label))
             volume_ml = voxels * source.geometry.voxel_volume_ml
             groups.append(
@@ -164,7 +171,7 @@ def _groups(
                     item,
                     tracking,
                     [_measurement(codes.SCT.Volume, volume_ml, MILLILITRE)],
-                    _segment(segmentation, numbers[name], source),
+                    _segment(segmentation, numbers[item.label], source),
                     algorithm,
                 )
             )

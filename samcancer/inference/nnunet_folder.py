@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from samcancer import __version__
 from samcancer.files import write_json_atomic
+from samcancer.inference.finished import mask_suffix
 from samcancer.inference.merging import written_labels
 from samcancer.taxonomy import ClassSpec
 
@@ -26,20 +27,21 @@ _MAKER = "samcancer"
 
 
 def write_nnunet_files(
-    output: Path, suffixes: Iterable[str], classes: tuple[ClassSpec, ...], *, merged: bool
+    output: Path, scans: Mapping[str, Path], classes: tuple[ClassSpec, ...], *, merged: bool
 ) -> list[Path]:
     """Write both files atomically where they are not there yet; return those that are right now.
 
-    A file of the same name that samcancer did not write stays as it is, and nothing is written
-    when the masks are of several formats: nnU-Net knows folders of one format only.
+    A file of the same name that samcancer did not write stays as it is, such as the report of a
+    case called ``dataset``. Nothing is written when the masks are of several formats: nnU-Net knows
+    folders of one format only.
 
     Args:
         output: Folder of the masks.
-        suffixes: Endings of the masks.
+        scans: Case id -> scan.
         classes: Of the labels.
         merged: Whether lesions of every class are label 1.
     """
-    endings = sorted(set(suffixes))
+    endings = sorted({mask_suffix(scan) for scan in scans.values()})
     if len(endings) != 1:
         _log.info("no %s: masks end in %s", DATASET_FILE, ", ".join(endings))
         return []
