@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from highdicom.color import CIELabColor
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
@@ -26,15 +27,6 @@ _GOLDEN_ANGLE_DEGREES = 137.5
 
 _LIGHTNESS, _CHROMA = 65.0, 55.0
 """Of every class, in CIELab: visible on black and on grey."""
-
-_XYZ_TO_LINEAR_RGB = (
-    (3.1338561, -1.6168667, -0.4906146),
-    (-0.9787684, 1.9161415, 0.0334540),
-    (0.0719453, -0.2289914, 1.4052427),
-)
-"""sRGB from CIE XYZ under D50, the white of DICOM's CIELab values (PS3.3 C.10.7.1.1)."""
-
-_D50 = (0.96422, 1.0, 0.82521)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,27 +68,7 @@ def category_code(spec: ClassSpec) -> Code:
     return code
 
 
-def lab_of(label: int) -> tuple[float, float, float]:
-    """Return the CIELab colour of a label."""
+def colour_of(label: int) -> CIELabColor:
+    """Return the colour of a label; its RGB value is for ``to_rgb(clip=True)``."""
     hue = math.radians(_GOLDEN_ANGLE_DEGREES * label)
-    return _LIGHTNESS, _CHROMA * math.cos(hue), _CHROMA * math.sin(hue)
-
-
-def rgb_of(label: int) -> tuple[int, int, int]:
-    """Return the same colour in sRGB, 0 to 255; what a screen cannot show is cut off."""
-    lightness, a, b = lab_of(label)
-    y = (lightness + 16) / 116
-    xyz = [white * _cubed(f) for white, f in zip(_D50, (y + a / 500, y, y - b / 200), strict=True)]
-    linear = [sum(m * v for m, v in zip(row, xyz, strict=True)) for row in _XYZ_TO_LINEAR_RGB]
-    red, green, blue = (round(255 * _companded(min(max(v, 0.0), 1.0))) for v in linear)
-    return red, green, blue
-
-
-def _cubed(f: float) -> float:
-    """Undo the cube root of CIELab, which is linear near black."""
-    return f**3 if f > 6 / 29 else 3 * (6 / 29) ** 2 * (f - 4 / 29)
-
-
-def _companded(linear: float) -> float:
-    """Apply the transfer curve of sRGB (IEC 61966-2-1)."""
-    return 12.92 * linear if linear <= 0.0031308 else 1.055 * linear ** (1 / 2.4) - 0.055
+    return CIELabColor(_LIGHTNESS, _CHROMA * math.cos(hue), _CHROMA * math.sin(hue))

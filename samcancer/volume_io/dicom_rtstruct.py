@@ -19,7 +19,7 @@ from pydicom.uid import RTStructureSetStorage
 
 from samcancer import __version__
 from samcancer.geometry import Geometry
-from samcancer.volume_io.dicom_codes import Algorithm, SegmentedClass, rgb_of
+from samcancer.volume_io.dicom_codes import Algorithm, SegmentedClass, colour_of
 from samcancer.volume_io.dicom_objects import (
     MANUFACTURER,
     PENDING_INSTANCE,
@@ -166,7 +166,7 @@ def _contours(
             )
         )
     return _dataset(
-        ROIDisplayColor=list(rgb_of(item.label)),
+        ROIDisplayColor=[round(v) for v in colour_of(item.label).to_rgb(clip=True)],
         ReferencedROINumber=number,
         ContourSequence=contours,
     )

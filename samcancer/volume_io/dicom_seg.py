@@ -27,7 +27,7 @@ from samcancer.volume_io.dicom_codes import (
     SegmentedClass,
     category_code,
     class_code,
-    lab_of,
+    colour_of,
 )
 from samcancer.volume_io.dicom_objects import (
     MANUFACTURER,
@@ -138,7 +138,7 @@ def _description(
         tracking_uid=segment_uid(source, item.spec.name),
         tracking_id=item.spec.name,
         anatomic_regions=None if item.site is None else [class_code(item.site)],
-        display_color=hd.color.CIELabColor(*lab_of(item.label)),
+        display_color=colour_of(item.label),
     )
 
 
