@@ -86,7 +86,7 @@ def write_dicom_results(
     ensemble: Ensemble,
     options: InferenceOptions,
     *,
-    request: str,
+    prompts: int,
 ) -> list[Path]:
     """Write what the options ask for and return the files.
 
@@ -94,7 +94,7 @@ def write_dicom_results(
         prediction: Its labels are those of the written mask.
         ensemble: What predicted.
         options: What to write.
-        request: Hash of everything that decides the result.
+        prompts: How many prompts a person gave.
     """
     source, kinds = prediction.case.dicom, options.dicom.kinds
     if source is None:
@@ -107,7 +107,9 @@ def write_dicom_results(
     labels = prediction.labels
     looked_for = classes_looked_for(ensemble, merged=options.merge_lesions)
     classes = _segmented(looked_for, merged=options.merge_lesions)
-    algorithm = Algorithm(model_sha256=ensemble.sha256, parameters={"request_sha256": request})
+    algorithm = Algorithm(
+        model_sha256=ensemble.sha256, parameters=_parameters(ensemble, options, prompts)
+    )
     paths = {kind: dicom_path(prediction.case.mask.parent, prediction.case.case_id, kind)
              for kind in DICOM_KINDS}  # fmt: skip
     for path in paths.values():
@@ -129,6 +131,23 @@ def write_dicom_results(
             paths["rtstruct"], labels, source, classes=classes, algorithm=algorithm
         )
     return [path for path in paths.values() if path.exists()]
+
+
+def _parameters(ensemble: Ensemble, options: InferenceOptions, prompts: int) -> dict[str, str]:
+    """Return what decides the labels beside the weights; not what is written of them."""
+    report = ensemble.to_report()
+    thresholds = report["presence_thresholds"].items()
+    told = {
+        "text_sha256": report["text_sha256"],
+        "region_sha256": report["region_sha256"],
+        **{f"presence_threshold_{name}": value for name, value in thresholds},
+        "precision": options.engine.precision,
+        "mirrored_too": options.engine.flip,
+        "overlap": options.engine.overlap,
+        "postprocess": options.postprocess,
+        "prompts": prompts,
+    }
+    return {name: str(value) for name, value in told.items() if value is not None}
 
 
 def dicom_path(output: Path, case_id: str, kind: DicomKind) -> Path:

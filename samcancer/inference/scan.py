@@ -197,8 +197,8 @@ def write_prediction(
         table = table_path(case.mask.parent, case.case_id)
         write_text_atomic(table, lesion_csv(prediction.lesions))
     labels = written_labels(ensemble.classes, merged=options.merge_lesions)
-    request = request_sha256(ensemble, options, prompts)
-    files += write_dicom_results(prediction, ensemble, options, request=request)
+    prompt_count = len(prompts.given) + (prompts.mask is not None)
+    files += write_dicom_results(prediction, ensemble, options, prompts=prompt_count)
     seconds = {**case.seconds, "write": time.perf_counter() - started}
     report = {
         "format_version": REPORT_VERSION,
@@ -212,8 +212,8 @@ def write_prediction(
         "input": {"sha256": case.sha256, "geometry": case.geometry.to_dict()},
         "model": ensemble.to_report(),
         "region": prediction.region and prediction.region.to_dict(),
-        "prompts": len(prompts.given) + (prompts.mask is not None),
-        "request": request,
+        "prompts": prompt_count,
+        "request": request_sha256(ensemble, options, prompts),
         "software": f"samcancer {__version__}",
         "warnings": list(case.warnings),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the package's own convention
 import torch
+from ct_series import write_ct_series
 from inference_fakes import WriteScan, bright_box, make_ensemble
 
 from samcancer.commands import run_verb
@@ -94,6 +95,43 @@ def test_bad_options_give_status_2(options: tuple[str, str], tmp_path: Path) -> 
     with pytest.raises(SystemExit) as stop:
         infer(tmp_path, tmp_path / "out", *options)
     assert stop.value.code == 2
+
+
+@pytest.mark.usefixtures("fake_model")
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ((), ["seg", "sr"]),
+        (("--no-dicom",), []),
+        (("--dicom", "seg"), ["seg"]),
+        (("--dicom", "seg,sr,rtstruct"), ["rtstruct", "seg", "sr"]),
+    ],
+)
+def test_the_wanted_dicom_objects_are_written(
+    options: tuple[str, ...], kinds: list[str], tmp_path: Path
+) -> None:
+    scan = write_ct_series(tmp_path / "scan", bright_box())
+    assert infer(scan, tmp_path / "out", "--device", "cpu", *options) == 0
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.dcm"))
+    assert names == [f"scan.{kind}.dcm" for kind in kinds]
+
+
+@pytest.mark.usefixtures("fake_model")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--dicom", "seg,dose"), "--dicom has no 'dose'. Choose from seg, sr, rtstruct."),
+        (("--dicom", "sr"), "Give --dicom seg,sr."),
+        (("--dicom", "seg"), "has no StudyInstanceUID. Leave the DICOM results out with"),
+    ],
+)
+def test_dicom_objects_that_cannot_be_written_are_one_line_and_status_2(
+    options: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = write_ct_series(tmp_path / "scan", bright_box(), StudyInstanceUID=None)
+    assert infer(scan, tmp_path / "out", "--device", "cpu", *options) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not list((tmp_path / "out").glob("scan*"))
 
 
 @pytest.mark.usefixtures("fake_model")
