@@ -9,6 +9,7 @@ segmentation without a segment.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -19,10 +20,11 @@ from samcancer.taxonomy import load_taxonomy
 from samcancer.volume_io import CtVolume
 
 if TYPE_CHECKING:
+    from samcancer.inference.dicom_sr import Findings
     from samcancer.inference.models import Ensemble
     from samcancer.inference.options import InferenceOptions
     from samcancer.inference.scan import Prediction
-    from samcancer.volume_io.dicom_codes import SegmentedClass
+    from samcancer.volume_io.dicom_codes import Algorithm, SegmentedClass
     from samcancer.volume_io.dicom_source import DicomSource
 
 _log = logging.getLogger(__name__)
@@ -96,17 +98,14 @@ def write_dicom_results(
         options: What to write.
         prompts: How many prompts a person gave.
     """
-    source, kinds = prediction.case.dicom, options.dicom.kinds
+    source = prediction.case.dicom
     if source is None:
         return []
-    from samcancer.inference.dicom_sr import Findings, write_dicom_sr
+    from samcancer.inference.dicom_sr import Findings
     from samcancer.volume_io.dicom_codes import Algorithm
-    from samcancer.volume_io.dicom_rtstruct import write_dicom_rtstruct
-    from samcancer.volume_io.dicom_seg import write_dicom_seg
+    from samcancer.volume_io.dicom_objects import quiet_libraries
 
-    labels = prediction.labels
     looked_for = classes_looked_for(ensemble, merged=options.merge_lesions)
-    classes = _segmented(looked_for, merged=options.merge_lesions)
     algorithm = Algorithm(
         model_sha256=ensemble.sha256, parameters=_parameters(ensemble, options, prompts)
     )
@@ -114,15 +113,35 @@ def write_dicom_results(
              for kind in DICOM_KINDS}  # fmt: skip
     for path in paths.values():
         path.unlink(missing_ok=True)  # of an earlier run that found something else
+    findings = Findings(
+        labels=prediction.labels,
+        classes=_segmented(looked_for, merged=options.merge_lesions),
+        looked_for=looked_for,
+        lesions=prediction.lesions,
+    )
+    with quiet_libraries():
+        _write(options.dicom.kinds, paths, findings, source, algorithm)
+    return [path for path in paths.values() if path.exists()]
+
+
+def _write(
+    kinds: Collection[DicomKind],
+    paths: Mapping[DicomKind, Path],
+    findings: Findings,
+    source: DicomSource,
+    algorithm: Algorithm,
+) -> None:
+    from samcancer.inference.dicom_sr import write_dicom_sr
+    from samcancer.volume_io.dicom_rtstruct import write_dicom_rtstruct
+    from samcancer.volume_io.dicom_seg import write_dicom_seg
+
+    labels, classes = findings.labels, findings.classes
     segmentation = None
     if "seg" in kinds:
         segmentation = write_dicom_seg(
             paths["seg"], labels, source, classes=classes, algorithm=algorithm
         )
     if "sr" in kinds:
-        findings = Findings(
-            labels=labels, classes=classes, looked_for=looked_for, lesions=prediction.lesions
-        )
         write_dicom_sr(
             paths["sr"], findings, source, segmentation=segmentation, algorithm=algorithm
         )
@@ -130,7 +149,6 @@ def write_dicom_results(
         write_dicom_rtstruct(
             paths["rtstruct"], labels, source, classes=classes, algorithm=algorithm
         )
-    return [path for path in paths.values() if path.exists()]
 
 
 def _parameters(ensemble: Ensemble, options: InferenceOptions, prompts: int) -> dict[str, str]:

@@ -110,7 +110,7 @@ def write_dicom_sr(
         coding_schemes=coding_schemes(),
         specific_character_set=UNICODE,
     )
-    finish(content)
+    finish(content, source.patient)
 
     def verify(written: Path) -> None:
         if tracking_uids(written) != sorted(str(group.tracking_uid) for group in groups):

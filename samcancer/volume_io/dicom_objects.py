@@ -6,18 +6,24 @@ PACS that has an object already sees that it is the same one. Any other content 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from pydicom.config import RAISE
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import validate_value
 
 from samcancer import __version__
 from samcancer.errors import InputError
 from samcancer.files import atomic_path
+from samcancer.volume_io.dicom_files import quiet_pydicom
 
 MANUFACTURER = "SAMCancer"
 """Stands where DICOM asks for the maker of the device, its model and its name."""
@@ -28,6 +34,9 @@ NO_DATE = "19000101"
 """Date of an object's content where no date may be told: the field cannot be empty (type 1)."""
 
 NO_TIME = "000000"
+
+_FREE_TEXT = ("PN", "LO", "SH")
+"""Value representations of names and numbers: nothing but their length can be wrong."""
 
 PENDING_INSTANCE, PENDING_SERIES, PENDING_DIMENSIONS = (UID(f"2.25.{k}") for k in (1, 2, 3))
 """Stand for the UIDs of an object until its content is known."""
@@ -49,21 +58,41 @@ def device_uid() -> UID:
     return uid_of("device", __version__)
 
 
-def finish(content: Dataset) -> Dataset:
-    """Replace dates of creation and pending UIDs, in place; return the object.
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Drop what pydicom and highdicom warn and log in the block: it may quote the patient."""
+    logger = logging.getLogger("highdicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with quiet_pydicom():
+            yield
+    finally:
+        logger.setLevel(level)
 
-    Content is dated as its study where the patient's data is kept, else NO_DATE.
+
+def finish(content: Dataset, patient: Mapping[str, str]) -> Dataset:
+    """Say who the patient is, and settle dates and pending UIDs, in place; return the object.
+
+    Args:
+        content: The object, with nothing of the patient.
+        patient: Tag -> value; names and numbers stand as they are, dates and codes that DICOM does
+            not allow stay empty. Content is dated as its study, if that is told, else NO_DATE.
     """
+    for name, value in patient.items():
+        if _is_allowed(name, value):
+            content.pop(name, None)  # highdicom shares elements with the source's headers
+            setattr(content, name, value)
     for item in _items(content):
         for name in _CREATED:
             if name in item:
                 del item[name]
         if item.get("DimensionOrganizationUID"):
             item.DimensionOrganizationUID = PENDING_DIMENSIONS
-    content.ContentDate = content.get("StudyDate") or NO_DATE
-    content.ContentTime = content.get("StudyTime") or NO_TIME
-    if content.Modality == "RTSTRUCT":
-        del content.ContentDate, content.ContentTime
+    if "ContentDate" in content:
+        told = "StudyDate" in patient
+        content.ContentDate = (told and content.StudyDate) or NO_DATE
+        content.ContentTime = (told and content.StudyTime) or NO_TIME
     digest = hashlib.sha256(_bytes_of(content)).hexdigest()
     instance = uid_of("instance", digest)
     content.SOPInstanceUID = content.file_meta.MediaStorageSOPInstanceUID = instance
@@ -112,6 +141,17 @@ def write_object(path: Path, content: Dataset, *, verify: Callable[[Path], None]
         raise InputError(
             f"cannot be written ({error})", path=path, mend="try another disk"
         ) from None
+
+
+def _is_allowed(name: str, value: str) -> bool:
+    vr = dictionary_VR(name)
+    if vr in _FREE_TEXT:
+        return True
+    try:
+        validate_value(vr, value, RAISE)
+    except ValueError:
+        return False
+    return True
 
 
 def _bytes_of(content: Dataset) -> bytes:

@@ -29,7 +29,7 @@ from samcancer.volume_io.dicom_objects import (
     write_object,
 )
 from samcancer.volume_io.dicom_seg import classes_with_voxels
-from samcancer.volume_io.dicom_source import PATIENT_TAGS, UNICODE, DicomSource
+from samcancer.volume_io.dicom_source import EMPTY_TAGS, UNICODE, DicomSource
 from samcancer.volume_io.mask_outlines import mask_outlines
 
 SERIES_NUMBER = 9003
@@ -76,7 +76,7 @@ def write_dicom_rtstruct(
         content.StructureSetROISequence.append(_region(number, item, source))
         content.ROIContourSequence.append(_contours(number, item, labels, source))
         content.RTROIObservationsSequence.append(_observation(number, item))
-    finish(content)
+    finish(content, source.patient)
 
     def verify(written: Path) -> None:
         found = [len(roi.ContourSequence) for roi in pydicom.dcmread(written).ROIContourSequence]
@@ -99,17 +99,15 @@ def _empty_structure_set(source: DicomSource, algorithm: Algorithm) -> Dataset:
     content.DeviceSerialNumber = algorithm.model_sha256[0][:_SHORT_STRING]
     content.SeriesDescription = "SAMCancer structures"
     content.OperatorsName = ""
-    for name in PATIENT_TAGS:
-        if name in source.headers[0]:
-            content[name] = source.headers[0][name]
+    for name in EMPTY_TAGS:
+        setattr(content, name, "")
     content.StudyInstanceUID = source.study_uid
     content.SeriesInstanceUID = PENDING_SERIES
     content.SeriesNumber = SERIES_NUMBER
     content.FrameOfReferenceUID = source.frame_uid
     content.PositionReferenceIndicator = ""
     content.StructureSetLabel = MANUFACTURER
-    content.StructureSetDate = content.get("StudyDate", "")
-    content.StructureSetTime = content.get("StudyTime", "")
+    content.StructureSetDate = content.StructureSetTime = ""
     content.ApprovalStatus = "UNAPPROVED"
     content.ReferencedFrameOfReferenceSequence = [_referenced_images(source)]
     content.StructureSetROISequence = []

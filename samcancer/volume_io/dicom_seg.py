@@ -8,6 +8,7 @@ back frame by frame and laid on the grid again before the file gets its name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def write_dicom_seg(
         specific_character_set=UNICODE,
         coding_schemes=coding_schemes(),
     )
-    finish(content)
+    finish(content, source.patient)
 
     def verify(written: Path) -> None:
         _require_same(written, numbers[labels], source)
@@ -145,8 +146,7 @@ def _description(
 def _require_same(written: Path, expected: NDArray[np.uint8], source: DicomSource) -> None:
     """Raise ValueError unless every frame lies on its image and all together hold ``expected``."""
     content = pydicom.dcmread(written)
-    rows, columns = expected.shape[1:]
-    bits = np.unpackbits(np.frombuffer(content.PixelData, np.uint8), bitorder="little")
+    packed = np.frombuffer(content.PixelData, np.uint8)
     slices = {header.SOPInstanceUID: z for z, header in enumerate(source.headers)}
     shared = content.SharedFunctionalGroupsSequence[0]
     found = np.zeros_like(expected)
@@ -162,11 +162,17 @@ def _require_same(written: Path, expected: NDArray[np.uint8], source: DicomSourc
             raise ValueError(f"frame {index + 1} lies elsewhere than its image")
         named = group if "SegmentIdentificationSequence" in group else shared
         number = named.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-        first = index * rows * columns
-        marked = bits[first : first + rows * columns].reshape(rows, columns).astype(np.bool_)
-        found[z][marked] = number
+        found[z][_frame_bits(packed, index, expected.shape[1:])] = number
     if not np.array_equal(found, expected):
         raise ValueError("reading back gave other voxels")
+
+
+def _frame_bits(packed: NDArray[np.uint8], index: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Unpack one frame: frames follow one another bit by bit, also within a byte (PS3.5 8.1.1)."""
+    size = math.prod(shape)
+    first = index * size
+    bits = np.unpackbits(packed[first // 8 : -(-(first + size) // 8)], bitorder="little")
+    return bits[first % 8 :][:size].reshape(shape).astype(np.bool_)
 
 
 def coding_schemes() -> list[CodingSchemeIdentificationItem]:

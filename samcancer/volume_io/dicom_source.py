@@ -7,11 +7,13 @@ into DICOM objects and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from samcancer.errors import InputError
 from samcancer.geometry import Geometry
@@ -32,8 +34,8 @@ PATIENT_TAGS = (
 """By which a PACS files an object under its patient and study (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2)."""
 
 EMPTY_TAGS = (
-    "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
-    "AccessionNumber", "ReferringPhysicianName",
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+    "StudyID", "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
 """Those of them that every object has, empty where nothing is said (type 2)."""
 
@@ -53,19 +55,16 @@ class DicomSource:
     """A series as the objects made from it refer to it."""
 
     headers: tuple[Dataset, ...]
-    """One per slice, in slice order: REQUIRED_TAGS and what the patient is called there."""
+    """One per slice, in slice order: REQUIRED_TAGS, thickness, and nothing of the patient."""
     geometry: Geometry
-    keeps_patient: bool
-    """Whether the headers hold the patient's own data."""
+    patient: Mapping[str, str] = field(default_factory=dict)
+    """Tag -> what results say of the patient and the study; all else is empty."""
 
     def for_case(self, case_id: str) -> DicomSource:
         """Return the same series with the case id for a patient id, unless the patient is kept."""
-        if self.keeps_patient:
+        if self.patient:
             return self
-        headers = tuple(header.copy() for header in self.headers)
-        for header in headers:
-            header.PatientID = case_id.replace("\\", "_")[:_LONG_STRING]
-        return replace(self, headers=headers)
+        return replace(self, patient={"PatientID": case_id.replace("\\", "_")[:_LONG_STRING]})
 
     @property
     def study_uid(self) -> str:
@@ -105,10 +104,10 @@ def read_dicom_source(
             raise InputError(
                 f"has another {differing[0]} than {files[0].name}", path=path, mend=_MEND
             )
-    said = {name: str(first[name].value or "") for name in named if name in first}
+    patient = {name: _text(first[name].value) for name in named if name in first}
     for header in headers:
-        _complete(header, said, step_mm=geometry.spacing_mm[2])
-    return DicomSource(headers=tuple(headers), geometry=geometry, keeps_patient=keep_patient)
+        _complete(header, step_mm=geometry.spacing_mm[2])
+    return DicomSource(headers=tuple(headers), geometry=geometry, patient=patient)
 
 
 def _read_header(path: Path, named: Sequence[str]) -> Dataset:
@@ -119,12 +118,20 @@ def _read_header(path: Path, named: Sequence[str]) -> Dataset:
     return header
 
 
-def _complete(header: Dataset, said: dict[str, str], *, step_mm: float) -> None:
-    """Say who and how thick, in UTF-8, whatever the file's own character set was."""
-    for name in (*EMPTY_TAGS, "PatientID"):
+def _text(value: Any) -> str:
+    """Return a value as it stands in a file, several of them with backslashes between."""
+    if value is None:
+        return ""
+    return "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
+
+
+def _complete(header: Dataset, *, step_mm: float) -> None:
+    """Take the patient out, and say how thick and how far apart the slices are."""
+    for name in PATIENT_TAGS:
+        if name in header:
+            del header[name]
+    for name in EMPTY_TAGS:
         setattr(header, name, "")
-    for name, value in said.items():
-        setattr(header, name, value)
     header.SpecificCharacterSet = UNICODE
     header.SpacingBetweenSlices = step_mm
     if not header.get("SliceThickness"):

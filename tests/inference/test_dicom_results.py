@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,39 @@ def test_a_kept_patient_stands_in_the_dicom_objects_alone(tmp_path: Path) -> Non
                 assert content[name].value == value, (path.name, name)
             else:
                 assert "CANARY" not in str(content.get(name, "")), (path.name, name)
+
+
+ODD = {
+    "PatientSex": "CANARYSEX",
+    "PatientName": "CANARY=CANARY=CANARY=CANARY^",
+    "StudyDate": "2021-03-05",
+    "StudyTime": "CANARYTIME",
+    "PatientBirthDate": "1961/02/07",
+    "PatientAge": "CANARYAGE",
+}
+"""What stands in headers that no standard allows."""
+
+
+def test_odd_patient_data_is_neither_refused_nor_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scan = write_series(tmp_path / "ct", **ODD)
+    keep = DicomOptions(kinds=("seg", "sr", "rtstruct"), keep_patient=True)
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG):
+        segment(scan, tmp_path / "out", dicom=keep)
+    assert "CANARY" not in caplog.text
+    assert len(recwarn) == 0
+    for kind in keep.kinds:
+        content = pydicom.dcmread(tmp_path / "out" / f"{CASE}.{kind}.dcm")
+        assert content.PatientID == PATIENT["PatientID"]
+        assert str(content.PatientName) == ODD["PatientName"]
+        for name in ("StudyDate", "StudyTime", "PatientBirthDate", "PatientAge"):
+            assert not content.get(name)
+        if kind != "rtstruct":
+            assert (content.ContentDate, content.ContentTime) == ("19000101", "000000")
 
 
 def test_keeping_the_patient_makes_other_objects(tmp_path: Path) -> None:

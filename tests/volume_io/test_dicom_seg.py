@@ -214,11 +214,11 @@ def test_a_segmentation_that_reads_back_otherwise_is_not_written(
 ) -> None:
     honest = dicom_seg.finish
 
-    def wrong(content: pydicom.Dataset) -> pydicom.Dataset:
+    def wrong(content: pydicom.Dataset, patient: dict[str, str]) -> pydicom.Dataset:
         flipped = bytearray(content.PixelData)
         flipped[2] ^= 1
         content.PixelData = bytes(flipped)
-        return honest(content)
+        return honest(content, patient)
 
     monkeypatch.setattr(dicom_seg, "finish", wrong)
     with pytest.raises(InputError, match=r"case\.seg\.dcm: cannot be written \(reading back gave"):
