@@ -7,6 +7,7 @@ into DICOM objects and nowhere else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.uid import UID
 
 from samcancer.errors import InputError
 from samcancer.geometry import Geometry
@@ -115,6 +117,8 @@ def _read_header(path: Path, named: Sequence[str]) -> Dataset:
     missing = [name for name in REQUIRED_TAGS if header.get(name) in (None, "", [])]
     if missing:
         raise InputError(f"has no {missing[0]}", path=path, mend=_MEND)
+    if UID(header.SOPClassUID).type != "SOP Class":
+        raise InputError("has a SOPClassUID that is not standard", path=path, mend=_MEND)
     return header
 
 
@@ -134,5 +138,10 @@ def _complete(header: Dataset, *, step_mm: float) -> None:
         setattr(header, name, "")
     header.SpecificCharacterSet = UNICODE
     header.SpacingBetweenSlices = step_mm
-    if not header.get("SliceThickness"):
+    try:
+        thick_mm = float(header.SliceThickness)
+    except (AttributeError, TypeError, ValueError):
+        thick_mm = 0.0
+    if not 0 < thick_mm < math.inf:
+        header.pop("SliceThickness", None)
         header.SliceThickness = step_mm

@@ -56,7 +56,7 @@ def test_a_case_id_that_dicom_cannot_hold_is_cut(tmp_path: Path) -> None:
     assert source.for_case("a\\b" + 80 * "c").patient == {"PatientID": "a_b" + 61 * "c"}
 
 
-@pytest.mark.parametrize("thickness", [None, "", 0])
+@pytest.mark.parametrize("thickness", [None, "", 0, -1])
 def test_a_series_without_slice_thickness_has_that_of_its_spacing(
     thickness: object, tmp_path: Path
 ) -> None:
@@ -68,6 +68,21 @@ def test_a_series_without_slice_thickness_has_that_of_its_spacing(
 def test_a_series_that_cannot_be_referred_to_is_refused(name: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "ct", **{name: ""})
     with pytest.raises(InputError, match=rf"image_003.dcm: has no {name}. Leave .* --no-dicom"):
+        source_of(folder)
+
+
+def test_a_slice_thickness_that_is_no_number_is_that_of_the_spacing(tmp_path: Path) -> None:
+    folder = write(tmp_path / "ct", SliceThickness="2.50")
+    for path in folder.iterdir():
+        data = path.read_bytes()
+        assert data.count(b"2.50") == 1
+        path.write_bytes(data.replace(b"2.50", b"thin"))
+    assert source_of(folder).headers[0].SliceThickness == 2.5
+
+
+def test_images_of_a_private_class_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "ct", SOPClassUID="1.2.3.4.5")
+    with pytest.raises(InputError, match=r"has a SOPClassUID that is not standard. .*--no-dicom"):
         source_of(folder)
 
 
