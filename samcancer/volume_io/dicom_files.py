@@ -11,14 +11,13 @@ import contextlib
 import logging
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from samcancer.errors import InputError
@@ -89,27 +88,6 @@ def read_tags(path: Path) -> Tags | None:
         raise InputError("its DICOM header is cut short: it has no Modality", path=path,
                          mend="re-copy the file or take it out of the folder")  # fmt: skip
     return tags
-
-
-def read_elements(path: Path, names: Sequence[str]) -> Dataset:
-    """Read the named elements of a file's header, as far as it has them, as text in Unicode.
-
-    Raises:
-        InputError: When the file is damaged.
-    """
-    try:
-        with quiet_pydicom():
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(names))
-            header.decode()
-            elements = Dataset()
-            for name in names:
-                if name in header:
-                    elements[name] = header[name]
-    except DAMAGE as error:
-        raise InputError(
-            f"its DICOM header is damaged ({type(error).__name__})", path=path, mend=RE_COPY
-        ) from None
-    return elements
 
 
 def read_slice_hu(path: Path, shape: tuple[int, int]) -> NDArray[np.int16]:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pydicom
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from samcancer.errors import InputError
 from samcancer.geometry import Geometry
-from samcancer.volume_io.dicom_files import read_elements
+from samcancer.volume_io.dicom_files import DAMAGE, RE_COPY, quiet_pydicom
 
 REQUIRED_TAGS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
@@ -113,7 +114,19 @@ def read_dicom_source(
 
 
 def _read_header(path: Path, named: Sequence[str]) -> Dataset:
-    header = read_elements(path, [*REQUIRED_TAGS, "Modality", "SliceThickness", *named])
+    wanted = [*REQUIRED_TAGS, "Modality", "SliceThickness", *named]
+    header = Dataset()
+    try:
+        with quiet_pydicom():
+            found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted)
+            found.decode()  # text in Unicode, whatever the file's own character set
+            for name in wanted:
+                if name in found:
+                    header[name] = found[name]
+    except DAMAGE as error:
+        raise InputError(
+            f"its DICOM header is damaged ({type(error).__name__})", path=path, mend=RE_COPY
+        ) from None
     missing = [name for name in REQUIRED_TAGS if header.get(name) in (None, "", [])]
     if missing:
         raise InputError(f"has no {missing[0]}", path=path, mend=_MEND)
