@@ -103,7 +103,7 @@ def write_dicom_results(
         return []
     from samcancer.inference.dicom_sr import Findings
     from samcancer.volume_io.dicom_codes import Algorithm
-    from samcancer.volume_io.dicom_objects import quiet_libraries
+    from samcancer.volume_io.quiet import quiet_dicom_libraries
 
     looked_for = classes_looked_for(ensemble, merged=options.merge_lesions)
     algorithm = Algorithm(
@@ -119,7 +119,7 @@ def write_dicom_results(
         looked_for=looked_for,
         lesions=prediction.lesions,
     )
-    with quiet_libraries():
+    with quiet_dicom_libraries():
         _write(options.dicom.kinds, paths, findings, source, algorithm)
     return [path for path in paths.values() if path.exists()]
 

@@ -7,11 +7,7 @@ they are about and are dropped for the same reason.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import struct
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +17,7 @@ from numpy.typing import NDArray
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from samcancer.errors import InputError
+from samcancer.volume_io.quiet import quiet_dicom_libraries
 
 HEADER_TAGS = (
     "Modality", "ImageType", "SeriesInstanceUID", "FrameOfReferenceUID", "InstanceNumber",
@@ -61,6 +58,9 @@ DAMAGE = (
 _INT16 = np.iinfo(np.int16)
 
 Tags = dict[str, Any]
+
+quiet_pydicom = quiet_dicom_libraries
+"""Around every call of pydicom's."""
 
 
 def read_tags(path: Path) -> Tags | None:
@@ -167,20 +167,6 @@ def refuse_pixels(error: Exception, syntax: Any, path: Path) -> NoReturn:
         path=path,
         mend=RE_COPY,
     ) from None
-
-
-@contextlib.contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Drop what pydicom warns and logs in the block: it quotes values of any tag."""
-    logger = logging.getLogger("pydicom")
-    was_disabled = logger.disabled
-    logger.disabled = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.disabled = was_disabled
 
 
 def _stored_pixels(path: Path) -> tuple[NDArray[Any], Tags]:

@@ -6,10 +6,8 @@ PACS that has an object already sees that it is the same one. Any other content 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +21,6 @@ from pydicom.valuerep import validate_value
 from samcancer import __version__
 from samcancer.errors import InputError
 from samcancer.files import atomic_path
-from samcancer.volume_io.dicom_files import quiet_pydicom
 
 MANUFACTURER = "SAMCancer"
 """Stands where DICOM asks for the maker of the device, its model and its name."""
@@ -56,19 +53,6 @@ def uid_of(*parts: str) -> UID:
 def device_uid() -> UID:
     """Return the UID of this version of the software as a device."""
     return uid_of("device", __version__)
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Drop what pydicom and highdicom warn and log in the block: it may quote the patient."""
-    logger = logging.getLogger("highdicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with quiet_pydicom():
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def finish(content: Dataset, patient: Mapping[str, str]) -> Dataset:

@@ -20,7 +20,8 @@ from pydicom.uid import UID
 
 from samcancer.errors import InputError
 from samcancer.geometry import Geometry
-from samcancer.volume_io.dicom_files import DAMAGE, RE_COPY, quiet_pydicom
+from samcancer.volume_io.dicom_files import DAMAGE, RE_COPY
+from samcancer.volume_io.quiet import quiet_dicom_libraries
 
 REQUIRED_TAGS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
@@ -117,7 +118,7 @@ def _read_header(path: Path, named: Sequence[str]) -> Dataset:
     wanted = [*REQUIRED_TAGS, "Modality", "SliceThickness", *named]
     header = Dataset()
     try:
-        with quiet_pydicom():
+        with quiet_dicom_libraries():
             found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted)
             found.decode()  # text in Unicode, whatever the file's own character set
             for name in wanted:

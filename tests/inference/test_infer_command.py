@@ -198,6 +198,10 @@ def test_an_ensemble_takes_each_window_and_the_mean_threshold(tmp_path: Path) ->
     runs = [save_run(tmp_path / "a"), save_run(tmp_path / "b", seed=1)]
     ensemble = load_ensemble(runs, device="cpu")
     assert ensemble.class_names == CLASSES
+    assert {name: spec.title for name, spec in ensemble.organs.items()} == {
+        "liver": "liver",
+        "kidneys": "kidneys",
+    }
     assert [m.window_hu for m in ensemble.members] == [(-160.0, 240.0)] * 2
     torch.testing.assert_close(ensemble.thresholds, torch.tensor([0.25, 0.5]))
     assert len(set(ensemble.sha256)) == 2
