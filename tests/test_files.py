@@ -19,11 +19,14 @@ from samcancer.errors import InputError
 from samcancer.files import (
     TEMPORARY_PREFIX,
     atomic_path,
+    csv_text,
     folder_lock,
     read_json,
     remove_stale_temporaries,
     require_writable_folder,
     sha256_of,
+    text_of_csv,
+    write_csv_atomic,
     write_json_atomic,
     write_text_atomic,
 )
@@ -224,3 +227,28 @@ def test_a_disk_that_becomes_full_is_one_line_and_leaves_the_old_file(tmp_path):
         fill_the_disk()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+FORMULAS = ["=1+1", "+case", "-case", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''-x"]
+PLAIN = ["case_001", "", "'", "'case'", "a=b", "Größe", " =1"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe(text: str) -> None:
+    assert csv_text(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_other_text_stays_as_it_is(text: str) -> None:
+    assert csv_text(text) == text
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, *PLAIN])
+def test_text_comes_back_from_a_cell(text: str) -> None:
+    assert text_of_csv(csv_text(text)) == text
+
+
+def test_a_table_guards_texts_and_keeps_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_csv_atomic(path, ("case", "change"), [("-7", -0.5), ("a,b", 2)])
+    assert path.read_text(encoding="utf-8") == 'case,change\n\'-7,-0.5\n"a,b",2\n'

@@ -8,6 +8,7 @@ unverified, never as a false positive.
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ def choose_labels(given: str | None, folder: Path, *, protocol: Protocol) -> Lab
     Args:
         given: ``NAME=VALUE,...``, the path of a ``dataset.json``, or None.
         folder: The references.
-        protocol: Under ``flare24`` the classes default to one lesion class of value 1.
+        protocol: Under ``flare24`` the classes default to one lesion class of value 1, under
+            ``flare23`` to that challenge's 13 organs and tumor.
 
     Raises:
         InputError: When the classes cannot be told.
@@ -72,7 +74,17 @@ def choose_labels(given: str | None, folder: Path, *, protocol: Protocol) -> Lab
             return labels_of_dataset_json(candidate)
     if protocol == "flare24":
         return {MERGED_CLASS: (1,)}
+    if protocol == "flare23":
+        return flare23_labels()
     raise InputError("names no classes", path=folder, mend=_LABELS_MEND)
+
+
+def flare23_labels() -> LabelValues:
+    """Return the classes of FLARE 2023 by its label values: 13 organs, then tumor as ``lesion``."""
+    taxonomy = load_taxonomy()
+    wanted = taxonomy.class_names("flare23")
+    values = taxonomy.dataset("FLARE23").labels
+    return {n: (value,) for value, held in values.items() for n in held if n in wanted}
 
 
 def parse_labels(text: str) -> LabelValues:
@@ -150,7 +162,8 @@ def read_annotations(text: str | None, class_names: frozenset[str]) -> Annotatio
     )
 
 
-def class_kinds(class_names: frozenset[str]) -> dict[str, Kind]:
+@functools.cache
+def class_kinds(class_names: frozenset[str]) -> Mapping[str, Kind]:
     """Return each class's kind from the taxonomy; a class it does not know counts as a lesion."""
     taxonomy = load_taxonomy()
     found = {name: taxonomy.find_class(name) for name in class_names}

@@ -88,7 +88,7 @@ def test_no_case_at_all_is_bad_input(pair: Path, capsys: pytest.CaptureFixture[s
 
 def test_the_protocol_of_an_unknown_name_is_refused(pair: Path) -> None:
     with pytest.raises(SystemExit) as stop:
-        evaluate(pair, "--protocol", "flare23")
+        evaluate(pair, "--protocol", "flare22")
     assert stop.value.code == 2
 
 
