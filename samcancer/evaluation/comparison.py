@@ -77,7 +77,8 @@ def compare(
     found = [_by_case(evaluated) for evaluated in (first, second)]
     common = [case_id for case_id in found[0] if case_id in found[1]]
     names = list(dict.fromkeys(n for c in common for n in found[0][c] if n in found[1][c]))
-    lesions = [n for n in names if any(found[0][c][n].kind == "lesion" for c in _with(found, n))]
+    kinds = {r.class_name: r.kind for r in first.results}
+    lesions = [n for n in names if kinds[n] == "lesion"]
 
     def table(classes: Sequence[str], metrics: Mapping[str, Metric]) -> dict[str, Any]:
         pairs: dict[str, Pair] = {}
@@ -119,7 +120,3 @@ def _by_case(evaluated: Evaluated) -> dict[str, dict[str, ClassResult]]:
         if result.annotated:
             classes[result.class_name] = result
     return found
-
-
-def _with(found: Sequence[Mapping[str, Mapping[str, ClassResult]]], name: str) -> list[str]:
-    return [case_id for case_id, classes in found[0].items() if name in classes]
