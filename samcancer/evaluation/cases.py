@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samcancer.errors import InputError
+from samcancer.evaluation.classes import class_kind
 from samcancer.evaluation.labels import (
     MERGED_CLASS,
     Annotations,
     LabelValues,
-    class_kinds,
     prediction_labels,
 )
 from samcancer.evaluation.protocols import ClassRules, Protocol, class_rules
@@ -194,11 +194,10 @@ def _separate(
     rules: Mapping[str, ClassRules],
 ) -> tuple[ClassTask, ...]:
     names = dict.fromkeys((*labels, *own))
-    kinds = class_kinds(frozenset(names))
     return tuple(
         ClassTask(
             name=name,
-            kind=kinds[name],
+            kind=class_kind(name),
             annotated=name in annotated,
             reference=tuple(labels.get(name, ())),
             prediction=tuple(own.get(name, ())) if name in annotated else (),
@@ -233,8 +232,7 @@ def _merged(
 
 
 def _lesions(labels: LabelValues) -> list[str]:
-    kinds = class_kinds(frozenset(labels))
-    return [name for name in labels if kinds[name] == "lesion"]
+    return [name for name in labels if class_kind(name) == "lesion"]
 
 
 def _union(labels: LabelValues, names: Iterable[str]) -> frozenset[int]:

@@ -8,16 +8,15 @@ unverified, never as a false positive.
 from __future__ import annotations
 
 import csv
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from samcancer.errors import InputError
+from samcancer.evaluation.classes import packaged_taxonomy
 from samcancer.evaluation.protocols import Protocol
 from samcancer.files import read_json
-from samcancer.taxonomy import Kind, load_taxonomy
 
 BACKGROUND = "background"
 
@@ -81,7 +80,7 @@ def choose_labels(given: str | None, folder: Path, *, protocol: Protocol) -> Lab
 
 def flare23_labels() -> LabelValues:
     """Return the classes of FLARE 2023 by its label values: 13 organs, then tumor as ``lesion``."""
-    taxonomy = load_taxonomy()
+    taxonomy = packaged_taxonomy()
     wanted = taxonomy.class_names("flare23")
     values = taxonomy.dataset("FLARE23").labels
     return {n: (value,) for value, held in values.items() for n in held if n in wanted}
@@ -160,14 +159,6 @@ def read_annotations(text: str | None, class_names: frozenset[str]) -> Annotatio
         },
         source=path,
     )
-
-
-@functools.cache
-def class_kinds(class_names: frozenset[str]) -> Mapping[str, Kind]:
-    """Return each class's kind from the taxonomy; a class it does not know counts as a lesion."""
-    taxonomy = load_taxonomy()
-    found = {name: taxonomy.find_class(name) for name in class_names}
-    return {name: "lesion" if spec is None else spec.kind for name, spec in found.items()}
 
 
 def _known_classes(

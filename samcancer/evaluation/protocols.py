@@ -29,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samcancer.errors import InputError
+from samcancer.evaluation.classes import taxonomy_name
 from samcancer.evaluation.surface import surface_dice
-from samcancer.taxonomy import load_taxonomy
 
 Protocol = Literal["flare24", "flare23", "nnunet"]
 
@@ -128,8 +128,7 @@ def class_rules(
             f"flare23 has a tolerance for each class, got {tolerance_mm:g} mm for all",
             mend="leave --tolerance out",
         )
-    spec = load_taxonomy().find_class(class_name)
-    name = class_name if spec is None else spec.name
+    name = taxonomy_name(class_name)
     if name not in FLARE23_TOLERANCES_MM:
         raise InputError(
             f"flare23 does not score the class {class_name!r}",

@@ -11,6 +11,7 @@ Source: Nikolov et al. 2018, https://github.com/google-deepmind/surface-distance
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -48,7 +49,7 @@ def surface_dice(
         raise ValueError("the surface of an empty mask is not defined")
     box = bounding_box(reference | prediction)
     spacing = np.asarray(spacing_mm, dtype=np.float64)
-    areas = lookup_tables.create_table_neighbour_code_to_surface_area(spacing)
+    areas = _areas(tuple(float(v) for v in spacing))
     codes = [_neighbour_codes(mask[box]) for mask in (reference, prediction)]
     borders = [np.argwhere((code != 0) & (code != _INSIDE)) for code in codes]
     offsets = _offsets_within(spacing, tolerance_mm)
@@ -59,6 +60,15 @@ def surface_dice(
         agreeing += float(area[near].sum())
         total += float(area.sum())
     return agreeing / total
+
+
+@functools.lru_cache(maxsize=16)
+def _areas(spacing_mm: tuple[float, ...]) -> NDArray[np.float64]:
+    """Return the area in mm2 of every neighbour code; classes of a case share it."""
+    areas: NDArray[np.float64] = lookup_tables.create_table_neighbour_code_to_surface_area(
+        np.asarray(spacing_mm)
+    )
+    return areas
 
 
 def _neighbour_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
