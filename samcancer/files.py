@@ -110,6 +110,35 @@ def write_csv_atomic(path: Path, columns: Sequence[str], rows: Iterable[Sequence
     write_text_atomic(path, stream.getvalue())
 
 
+def read_csv(path: Path, *, required: Sequence[str]) -> list[dict[str, str]]:
+    """Read a table with a header, its texts as :func:`csv_text` was given them.
+
+    Args:
+        path: UTF-8, with or without a byte-order mark.
+        required: Columns that it must have; others are kept.
+
+    Returns:
+        Column -> cell for each line, blanks around a cell removed, missing cells empty.
+
+    Raises:
+        InputError: When the file cannot be read, is no such table or lacks a column.
+    """
+    mend = f"name a CSV table with the columns {','.join(required)}"
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            columns, rows = reader.fieldnames or [], list(reader)
+    except FileNotFoundError:
+        raise InputError("no such file", path=path, mend=mend) from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", path=path, mend=mend) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"not a CSV table in UTF-8 ({error})", path=path, mend=mend) from None
+    if not set(required) <= set(columns):
+        raise InputError(f"has the columns {list(columns)}", path=path, mend=mend)
+    return [{name: text_of_csv((row[name] or "").strip()) for name in columns} for row in rows]
+
+
 def csv_text(text: str) -> str:
     """Return text for a cell that no spreadsheet takes for a formula.
 

@@ -7,7 +7,6 @@ unverified, never as a false positive.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from samcancer.errors import InputError
 from samcancer.evaluation.classes import packaged_taxonomy
 from samcancer.evaluation.protocols import Protocol
-from samcancer.files import read_json
+from samcancer.files import read_csv, read_json
 
 BACKGROUND = "background"
 
@@ -143,18 +142,10 @@ def read_annotations(text: str | None, class_names: frozenset[str]) -> Annotatio
     path = Path(text)
     if path.suffix.lower() != ".csv":
         return Annotations(of_all=_known_classes(text.split(","), class_names, None))
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except FileNotFoundError:
-        raise InputError(
-            "no such file", path=path, mend="name classes, or a CSV table of case,classes"
-        ) from None
-    if rows and not {"case", "classes"} <= set(rows[0]):
-        raise InputError(f"has the columns {list(rows[0])}", path=path, mend="use case,classes")
+    rows = read_csv(path, required=("case", "classes"))
     return Annotations(
         of_case={
-            row["case"]: _known_classes((row["classes"] or "").split(";"), class_names, path)
+            row["case"]: _known_classes(row["classes"].split(";"), class_names, path)
             for row in rows
         },
         source=path,

@@ -8,7 +8,6 @@ counts as wrong. A *healthy* scan annotates every lesion class evaluated and hol
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from samcancer.evaluation.statistics import (
     none_if_nan,
     ratio,
 )
+from samcancer.files import read_csv
 
 ANY_LESION = "any lesion"
 """Row of a table that looks at all lesion classes together."""
@@ -40,19 +40,9 @@ def read_patients(path: Path, case_ids: Iterable[str]) -> dict[str, str]:
     Raises:
         InputError: When the file is no such table, or a case has no patient or two.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except FileNotFoundError:
-        raise InputError("no such file", path=path, mend="name a CSV of case,patient") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"not a CSV table in UTF-8 ({error})", path=path) from None
-    if not rows or not {"case", "patient"} <= set(rows[0]):
-        columns = list(rows[0]) if rows else []
-        raise InputError(f"has the columns {columns}", path=path, mend="use case,patient")
     patients: dict[str, str] = {}
-    for row in rows:
-        case_id, patient = (row["case"] or "").strip(), (row["patient"] or "").strip()
+    for row in read_csv(path, required=("case", "patient")):
+        case_id, patient = row["case"], row["patient"]
         if patients.setdefault(case_id, patient) != patient:
             raise InputError(
                 f"gives the case {case_id!r} two patients", path=path, mend="remove one line"

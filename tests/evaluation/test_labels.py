@@ -103,5 +103,5 @@ def test_an_unknown_class_is_refused_with_the_known_ones() -> None:
 def test_a_table_with_other_columns_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "annotated.csv"
     path.write_text("id,labels\na,liver_lesion\n")
-    with pytest.raises(InputError, match="Use case,classes"):
+    with pytest.raises(InputError, match="Name a CSV table with the columns case,classes"):
         read_annotations(str(path), CLASSES)
