@@ -212,11 +212,15 @@ def _patient_table(summary: dict[str, Any]) -> Table:
 
 
 def _bounds_table(bounds: dict[str, Any]) -> Table:
-    table = Table(title="partial labels: measured [pessimistic, optimistic]", title_justify="left")
-    _add_columns(table, ("class", "unverified", "precision", "F1", "specificity"))
+    table = Table(
+        title="partial labels: measured \\[pessimistic, optimistic]", title_justify="left"
+    )
+    titles = {"precision": "precision", "f1": "F1", "specificity": "specificity"}
+    if any("dice" in row for row in bounds["classes"].values()):
+        titles["dice"] = "DSC"
+    _add_columns(table, ("class", "unverified", *titles.values()))
     for name, row in bounds["classes"].items():
-        cells = (_bounded(row[key]) for key in ("precision", "f1", "specificity"))
-        table.add_row(name, str(row["unverified_lesions"]), *cells)
+        table.add_row(name, str(row["unverified_lesions"]), *(_bounded(row[key]) for key in titles))
     healthy = bounds["healthy_false_positive_rate"]
     table.caption = f"healthy scans with a predicted lesion: {_bounded(healthy)}"
     return table

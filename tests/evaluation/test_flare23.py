@@ -181,6 +181,26 @@ def test_every_class_equals_the_plain_account_of_the_script(
         assert overall[f"tumor_{metric}"] == means["lesion"]
 
 
+@pytest.mark.parametrize("degrees", [0.4, 3.0, 11.0, 25.0])
+def test_a_distance_of_exactly_the_tolerance_agrees_in_an_oblique_scan_too(
+    degrees: float, tmp_path: Path
+) -> None:
+    # Two slices of 2.5 mm are the liver's 5 mm.
+    truth = with_box(np.zeros(SHAPE, np.uint8), 1, slice(4, 12), slice(8, 40), slice(8, 40))
+    turn = sitk.Euler3DTransform()
+    turn.SetRotation(*np.deg2rad([degrees, 2 * degrees, -degrees]))
+    for side, values in {"reference": truth, "prediction": np.roll(truth, 2, axis=0)}.items():
+        image = sitk.GetImageFromArray(values)
+        image.SetSpacing((0.7, 0.9, 2.5))
+        image.SetDirection(turn.GetMatrix())
+        (tmp_path / side).mkdir()
+        sitk.WriteImage(image, str(tmp_path / side / "a.nii.gz"))
+    liver = evaluate(tmp_path).results[0]
+    assert liver.score.nsd == 1.0
+    paths = [tmp_path / side / "a.nii.gz" for side in ("reference", "prediction")]
+    assert (liver.score.dice, liver.score.nsd) == plain_script(*paths)["liver"]
+
+
 def test_the_phantoms_meet_every_rule(write_labels: WriteLabels, tmp_path: Path) -> None:
     """The equality above would say little if cut-off organs scored as whole ones do."""
     truth, guess = phantoms()["cut_off_aorta"]
