@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,20 @@ def shown_classes(
         )
         used[kind] += 1
     return tuple(shown)
+
+
+def classes_report(case_id: str, labels: Mapping[str, Iterable[int]]) -> dict[str, Any]:
+    """Return the report that stands in where a mask has none and its classes are told.
+
+    Raises:
+        InputError: When a class has several values.
+    """
+    single = {}
+    for name, values in labels.items():
+        if len(listed := tuple(values)) != 1:
+            raise InputError(f"the class {name!r} has the values {listed}", mend="give it one")
+        single[name] = listed[0]
+    return {"case": case_id, "labels": {BACKGROUND: 0, **single}}
 
 
 def _oblique_degrees(canonical: Geometry) -> float:

@@ -42,6 +42,9 @@ from samcancer.report.scan.sections import (
 from samcancer.taxonomy import Taxonomy
 from samcancer.volume_io import CtVolume, ReadOptions, strip_volume_suffix
 
+SUMMARY_ID = "case-summary"
+"""Of the element in a page's head that the index of a folder reads."""
+
 PAGE_BYTES = 14_500_000
 """Largest size aimed at: pages stay under 15 MB, which mail and browsers take without trouble."""
 
@@ -121,6 +124,7 @@ def render_scan(case: ScanCase) -> str:
         version=escape(__version__),
         title=escape(case.case_id),
         lead=escape(lead(case, lesions)),
+        summary_id=SUMMARY_ID,
         summary=as_json(_summary(case, lesions, findings)),
         alerts=alerts_html(findings),
         style=folder.joinpath("page.css").read_text(encoding="utf-8")
