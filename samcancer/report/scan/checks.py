@@ -146,15 +146,16 @@ def _values(hu: npt.NDArray[np.int16]) -> Iterator[Finding]:
             "lesions.",
             "warning",
         )
-    if float(np.mean(hu == highest)) > CLIPPED_SHARE and highest < METAL_HU:
+    clipped = float(np.mean(hu == highest))
+    if highest < BONE_HU:
         yield Finding(
-            f"{np.mean(hu == highest):.1%} of the voxels have the largest value, {highest} HU: "
-            "denser ones were clipped.",
+            f"No voxel is denser than {highest} HU: bone is missing, clipped or not in HU.",
             "warning",
         )
-    elif highest < BONE_HU:
+    elif highest < METAL_HU and clipped > CLIPPED_SHARE:
         yield Finding(
-            f"No voxel is denser than {highest} HU: bone is missing or the scan is not in HU.",
+            f"{clipped:.1%} of the voxels have the largest value, {highest} HU: denser ones were "
+            "clipped.",
             "warning",
         )
     body = hu[hu > BODY_HU]

@@ -128,8 +128,8 @@ def _lead(rows: Sequence[CaseRow], failures: Mapping[str, str]) -> str:
     lesions = sum(len(row.lesion_volumes_ml) for row in rows)
     warned = sum(bool(row.warnings) for row in rows)
     return (
-        f"{len(rows)} scans, {found} with lesions, {lesions} lesions in all. "
-        f"{warned} scans have warnings, {len(failures)} failed."
+        f"Scans: {len(rows)}, of them {found} with lesions and {warned} with warnings. "
+        f"Lesions: {lesions}. Failed: {len(failures)}."
     )
 
 
