@@ -142,7 +142,7 @@ def render_scan(case: ScanCase) -> str:
 
 def as_json(content: Any) -> str:
     """Return JSON that is safe inside a script element: no text of it can close the element."""
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 

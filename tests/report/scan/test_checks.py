@@ -81,7 +81,7 @@ def clipped() -> np.ndarray:
 
 def padded() -> np.ndarray:
     hu = good_hu()
-    hu[:, 0, 0] = -3024
+    hu[:, :3, :3] = -3024
     return hu
 
 
@@ -93,13 +93,19 @@ def padded() -> np.ndarray:
         (changed(body=200), "the values may be shifted", "warning"),
         (with_metal(METAL_VOXELS), f"{METAL_VOXELS} voxels are denser than 3000 HU", "warning"),
         (clipped(), "denser ones were clipped", "warning"),
-        (padded(), "filling below -1025 HU", "note"),
+        (padded(), "are filling of -3024 HU", "note"),
     ],
     ids=["no air", "no bone", "shifted", "metal", "clipped", "padding"],
 )
 def test_odd_values_are_told(hu: np.ndarray, said: str, severity: str) -> None:
     (finding,) = [f for f in check_scan(case_of(hu)) if said in f.text]
     assert finding.severity == severity
+
+
+def test_noise_in_air_is_no_filling() -> None:
+    hu = good_hu()
+    hu[:, 0, 0] = np.arange(-1100, -1100 + SHAPE[0])
+    assert check_scan(case_of(hu)) == ()
 
 
 def test_a_few_dense_voxels_are_no_metal() -> None:
