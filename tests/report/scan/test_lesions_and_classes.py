@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,15 @@ def test_without_a_report_lesions_are_components_of_the_mask(tmp_path: Path) -> 
     assert (liver.first_slice, liver.last_slice, liver.key_slice) == (5, 8, 5)
     assert liver.mean_hu == pytest.approx(scan_hu()[5:9, 10:20, 12:24].mean())
     assert (kidney.first_slice, kidney.last_slice) == (12, 13)
-    assert liver.long_axis_mm is None
+    assert liver.probability is None
+
+
+def test_diameters_of_a_mask_are_those_of_its_outline(tmp_path: Path) -> None:
+    """Rows 10-19 of 2.5 mm, columns 12-23 of 2 mm: the outline joins edge midpoints, which cuts its
+    corners, so the longest line runs from (x 12, y 9.5) to (x 23, y 19.5): 22 by 25 mm."""
+    liver, _ = lesions_of(case_of(write_scan(tmp_path), REPORT))
+    assert liver.long_axis_mm == pytest.approx(np.hypot(22.0, 25.0))
+    assert {*liver.long_axis} in ({(12.0, 9.5), (23.0, 19.5)}, {(12.0, 19.5), (23.0, 9.5)})
 
 
 def test_components_are_numbered_from_the_head(tmp_path: Path) -> None:
@@ -69,17 +77,28 @@ def test_measured_diameters_become_voxels_of_the_key_slice(tmp_path: Path) -> No
 
 
 def test_a_file_stored_the_other_way_round_shows_the_same(tmp_path: Path) -> None:
-    """Slices of the report count in the order of the file: 5 to 8 from the feet are 11 to 14."""
-    measured = asdict(measured_lesion())
-    there = {**measured, "first_slice": 11, "last_slice": 14, "key_slice": 13}
-    plain = case_of(write_scan(tmp_path), {**REPORT, "lesions": [measured]})
-    turned = case_of(stored_otherwise(tmp_path), {**REPORT, "lesions": [there]})
+    """The report counts slices from the feet and places in mm, whatever the order of the file."""
+    report = {**REPORT, "lesions": [asdict(measured_lesion())]}
+    plain = case_of(write_scan(tmp_path), report)
+    turned = case_of(stored_otherwise(tmp_path), report)
     assert np.array_equal(plain.hu, turned.hu)
     assert np.array_equal(plain.labels, turned.labels)
     (one,), (other,) = lesions_of(plain), lesions_of(turned)
-    assert (one.key_slice, one.first_slice, one.last_slice) == (6, 5, 8)
-    assert (other.key_slice, other.first_slice, other.last_slice) == (6, 5, 8)
     assert np.allclose(one.long_axis, other.long_axis)
+    assert replace(one, long_axis=other.long_axis, short_axis=other.short_axis) == other
+
+
+def test_a_lesion_of_merged_labels_keeps_its_own_class(tmp_path: Path) -> None:
+    merged = {**REPORT, "labels": {"background": 0, "lesion": 1}}
+    lesion = asdict(measured_lesion())
+    (found,) = lesions_of(case_of(write_scan(tmp_path), {**merged, "lesions": [lesion]}))
+    assert (found.class_title, found.label) == ("liver lesion", 1)
+
+
+def test_a_report_of_another_scan_is_refused(tmp_path: Path) -> None:
+    lesion = {**asdict(measured_lesion()), "last_slice": 20}
+    with pytest.raises(InputError, match="slices 5 to 20, the scan has 20"):
+        lesions_of(case_of(write_scan(tmp_path), {**REPORT, "lesions": [lesion]}))
 
 
 def test_classes_that_were_looked_for_and_not_found_are_kept(tmp_path: Path) -> None:

@@ -63,6 +63,12 @@ def assert_shows(page: Any, z: int, preset: str) -> None:
     assert apart.max() <= GREY_TOLERANCE
 
 
+def hide_lines(page: Any) -> None:
+    """Switch outlines and diameters off."""
+    page.keyboard.press("o")
+    page.keyboard.press("d")
+
+
 def coloured(page: Any, colour: str) -> int:
     wanted = np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)])
     apart = np.abs(canvas_rgb(page).astype(int) - wanted).max(axis=2)
@@ -77,14 +83,14 @@ def test_it_opens_at_the_largest_lesion_in_the_soft_tissue_window(
 ) -> None:
     with open_page(scan_page) as page:
         shown_slice(page, FIRST)
-        page.keyboard.press("o")
+        hide_lines(page)
         assert_shows(page, FIRST, "Soft tissue")
 
 
 def test_the_wheel_scrolls_towards_the_feet_and_back(open_page: OpenPage, scan_page: Path) -> None:
     with open_page(scan_page) as page:
         shown_slice(page, FIRST)
-        page.keyboard.press("o")
+        hide_lines(page)
         page.locator(".picture").hover()
         page.mouse.wheel(0, 100)
         assert_shows(page, FIRST - 1, "Soft tissue")
@@ -115,7 +121,7 @@ def test_keys_move_through_the_slices(open_page: OpenPage, scan_page: Path) -> N
     with open_page(scan_page) as page:
         shown_slice(page, FIRST)
         page.locator(".picture").focus()
-        page.keyboard.press("o")
+        hide_lines(page)
         for key, z in visits:
             page.keyboard.press(key)
             assert_shows(page, z, "Soft tissue")
@@ -125,7 +131,7 @@ def test_number_keys_choose_a_window(open_page: OpenPage, scan_page: Path) -> No
     """The liver's window is so narrow that lossy packing shows; its figures are looked at alone."""
     with open_page(scan_page) as page:
         shown_slice(page, FIRST)
-        page.keyboard.press("o")
+        hide_lines(page)
         for key, (preset, (low, high)) in enumerate(PRESETS_HU.items(), start=1):
             page.keyboard.press(str(key))
             shown_slice(page, FIRST)
@@ -142,7 +148,7 @@ def test_dragging_with_the_mouse_changes_level_and_width(
 ) -> None:
     with open_page(scan_page) as page:
         shown_slice(page, FIRST)
-        page.keyboard.press("o")
+        hide_lines(page)
         before = canvas_rgb(page).astype(int)
         box = page.locator(".picture").bounding_box()
         page.mouse.move(box["x"] + 200, box["y"] + 200)
@@ -218,7 +224,7 @@ def test_a_swipe_scrolls_on_a_touch_screen(open_page: OpenPage, scan_page: Path)
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
     with open_page(scan_page, **phone) as page:
         shown_slice(page, FIRST)
-        page.keyboard.press("o")
+        hide_lines(page)
         page.locator(".picture").scroll_into_view_if_needed()
         box = page.locator(".picture").bounding_box()
         x, y = box["x"] + 100, box["y"] + 200
