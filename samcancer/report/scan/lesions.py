@@ -22,6 +22,9 @@ from samcancer.report.scan.case import ScanCase, ShownClass
 Line = tuple[tuple[float, float], tuple[float, float]]
 """(column, row) of both ends."""
 
+MAX_LISTED = 200
+"""Lesions in the table and on the viewer's rail; a noisy mask of another program has thousands."""
+
 _NEIGHBOURHOOD = np.ones((3, 3, 3), dtype=bool)
 """26-connectivity, as the measured lesions have."""
 
@@ -57,6 +60,12 @@ def lesions_of(case: ScanCase) -> tuple[ShownLesion, ...]:
         if shown.kind == "lesion" and shown.label is not None:
             found += _components(case, shown)
     return tuple(found)
+
+
+def largest_lesions(lesions: Sequence[ShownLesion]) -> tuple[ShownLesion, ...]:
+    """Return the lesions that a page lists, in the same order: all, or the largest of very many."""
+    by_size = sorted(range(len(lesions)), key=lambda index: -lesions[index].volume_ml)
+    return tuple(lesions[index] for index in sorted(by_size[:MAX_LISTED]))
 
 
 def _from_report(entry: Mapping[str, Any], case: ScanCase) -> ShownLesion:

@@ -46,7 +46,7 @@ def class_list_html(case: ScanCase) -> str:
     )
 
 
-def lesion_section(case: ScanCase, lesions: Sequence[ShownLesion]) -> str:
+def lesion_section(case: ScanCase, lesions: Sequence[ShownLesion], *, left_out: int = 0) -> str:
     """Return the table of lesions; its buttons lead to their key slices."""
     if not lesions:
         return _section("lesions", "Lesions", "<p>No lesion is outlined on this scan.</p>")
@@ -82,6 +82,8 @@ def lesion_section(case: ScanCase, lesions: Sequence[ShownLesion]) -> str:
         "longest perpendicular to it in that slice. Slices count from the feet. HU are mean and "
         "standard deviation in the outline; probability is the network's mean in the outline."
     )
+    if left_out:
+        note += f" {left_out} smaller lesions are not listed."
     return _section("lesions", "Lesions", _table("Lesions", head, rows, text=2) + _note(note))
 
 

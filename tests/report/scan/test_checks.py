@@ -159,7 +159,15 @@ def test_a_lesion_at_the_edge_of_the_scan_is_told() -> None:
     labels = np.zeros(SHAPE, dtype=np.uint8)
     labels[0, 20, 20] = 1
     (finding,) = check_scan(case_of(good_hu(), labels=labels))
-    assert "reaches the edge of the scan" in finding.text
+    assert "reaches the edge of the scan (liver lesion)" in finding.text
+
+
+def test_many_values_without_a_class_are_told_in_one_note() -> None:
+    labels = np.zeros(SHAPE, dtype=np.uint8)
+    labels[10, 20, 10:16] = np.arange(2, 8)
+    (finding,) = check_scan(case_of(good_hu(), labels=labels))
+    assert finding.severity == "note"
+    assert "(2, 3, 4, 5 and 2 more)" in finding.text
 
 
 def test_warnings_come_before_notes() -> None:

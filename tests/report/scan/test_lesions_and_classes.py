@@ -13,7 +13,7 @@ from scan_cases import GEOMETRY, REPORT, measured_lesion, scan_hu, scan_labels, 
 from samcancer.errors import InputError
 from samcancer.geometry import Geometry, canonicalise
 from samcancer.report.scan.case import ScanCase, read_case
-from samcancer.report.scan.lesions import lesions_of
+from samcancer.report.scan.lesions import MAX_LISTED, largest_lesions, lesions_of
 from samcancer.volume_io import ReadOptions, write_ct, write_labels
 
 
@@ -115,6 +115,22 @@ def test_values_that_no_report_names_are_shown_by_their_number(tmp_path: Path) -
         ("label_1", 1, "lesion"),
         ("label_2", 2, "lesion"),
     ]
+
+
+def test_of_very_many_lesions_the_largest_are_listed_in_their_order(tmp_path: Path) -> None:
+    """209 single voxels, two of them grown to two voxels: those two and 198 others are kept."""
+    scan, mask = write_scan(tmp_path)
+    labels = np.zeros(GEOMETRY.shape, dtype=np.uint8)
+    labels[1:20:2, 1:40:2, 1:3:2] = 1
+    labels[1:2, 1:19:2, 21] = 1
+    labels[9, 9, 2] = labels[19, 1, 2] = 1
+    write_labels(mask, labels, GEOMETRY)
+    found = lesions_of(case_of((scan, mask), REPORT))
+    assert len(found) == 209
+    listed = largest_lesions(found)
+    assert len(listed) == MAX_LISTED
+    assert [lesion for lesion in found if lesion in listed] == list(listed)
+    assert sum(lesion.volume_ml == pytest.approx(0.04) for lesion in listed) == 2
 
 
 def test_a_label_beyond_a_byte_is_refused(tmp_path: Path) -> None:
