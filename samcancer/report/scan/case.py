@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from samcancer.config import WindowHu
 from samcancer.errors import InputError
 from samcancer.geometry import Geometry, Reorientation, canonicalise, require_same_grid
 from samcancer.taxonomy import Kind, Taxonomy, load_taxonomy
@@ -44,7 +45,7 @@ class ShownClass:
     """Value in the mask; None for a class that was looked for and has no value of its own."""
     colour: str
     volume_ml: float
-    window_hu: tuple[float, float]
+    window_hu: WindowHu
     threshold: float | None = None
     """Presence probability under which the class yields no mask; None where unknown."""
     presence: float | None = None

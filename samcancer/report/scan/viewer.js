@@ -22,8 +22,8 @@
 
   const state = {
     slice: data.first_slice,
-    low: data.presets[0].low,
-    high: data.presets[0].high,
+    low: data.presets[data.first_preset].low,
+    high: data.presets[data.first_preset].high,
     overlay: true,
     diameters: true,
     hidden: new Set(),
