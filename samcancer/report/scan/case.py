@@ -138,7 +138,9 @@ def shown_classes(
     values = {str(n): int(v) for n, v in report.get("labels", {}).items() if n != BACKGROUND}
     reported = report.get("classes", {})
     thresholds = report.get("model", {}).get("presence_thresholds", {})
-    voxels = np.bincount(labels.ravel())
+    voxels = np.zeros(_MAX_LABEL + 1, dtype=np.int64)
+    for plane in labels:  # bincount takes eight bytes a voxel
+        voxels += np.bincount(plane.ravel(), minlength=len(voxels))
     known = set(values.values())
     unnamed = [v for v in np.flatnonzero(voxels).tolist() if v and v not in known]
     values |= {unnamed_class(v): v for v in unnamed}
