@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from samcancer.inference.models import Question
     from samcancer.inference.prompts import CasePrompts
     from samcancer.inference.region import RegionModel
-    from samcancer.inference.scan import InferenceOptions
+    from samcancer.inference.options import InferenceOptions
 
 DESCRIPTION = "Segment whole scans: one label map on each scan's own grid, and a report beside it."
 EXAMPLE = "samcancer infer-volume --input scans/ --output masks/ --model RUNS --device auto"
