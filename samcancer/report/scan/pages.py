@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from samcancer.errors import InputError, fact_of
-from samcancer.files import folder_lock, read_json
+from samcancer.files import folder_lock, read_json, remove_stale_temporaries
 from samcancer.report.scan.case import classes_report
 from samcancer.report.scan.index import page_name, write_index
 from samcancer.report.scan.page import write_scan_page
@@ -100,6 +100,7 @@ def write_pages(
     """
     failed = dict(failures or {})
     with folder_lock(output, purpose="scan pages"):
+        remove_stale_temporaries(output)
         for case_id, source in sources.items():
             on_case(case_id)
             try:

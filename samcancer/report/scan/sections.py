@@ -68,8 +68,8 @@ def lesion_section(case: ScanCase, lesions: Sequence[ShownLesion], *, left_out: 
     ]
     note = (
         "Diameters follow RECIST 1.1: the longest line of the lesion in one axial slice, and the "
-        "longest perpendicular to it in that slice. Slices count from the feet. HU are mean and "
-        "standard deviation in the outline."
+        "longest perpendicular to it in that slice. Slices count from 1 at the feet. HU are mean "
+        "and standard deviation in the outline."
     )
     if any(lesion.probability is not None for lesion in lesions):
         columns.append(("Probability", lambda lesion: _figure(lesion.probability, ".2f")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from scan_cases import GEOMETRY, REPORT, measured_lesion, scan_hu, write_scan
 
 from samcancer.report.scan import write_scan_page
 from samcancer.report.scan.page import PRESETS_HU
+from samcancer.volume_io import CtVolume
 
 SLICES, ROWS, COLUMNS = GEOMETRY.shape
 FIRST = 5
@@ -324,3 +325,24 @@ def left_border(page: Any) -> int:
     """First column of the canvas with the liver lesion's colour."""
     near = np.abs(canvas_rgb(page).astype(int) - [255, 176, 0]).max(axis=2) < 40
     return int(np.nonzero(near.any(axis=0))[0][0])
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (2, 17, 600), (70, 16, 24)])
+def test_odd_sizes_are_shown_from_the_first_to_the_last_slice(
+    open_page: OpenPage, tmp_path: Path, shape: tuple[int, int, int]
+) -> None:
+    slices, rows, columns = shape
+    geometry = replace(GEOMETRY, size_xyz=(columns, rows, slices))
+    ct = CtVolume(scan_hu(shape), geometry, tmp_path, "0" * 64, (), "nifti")
+    labels = np.zeros(shape, dtype=np.uint8)
+    labels[0, :8, :8] = labels[-1, -8:, -8:] = 1
+    page_path = tmp_path / "odd.html"
+    write_scan_page(page_path, scan=tmp_path, mask=tmp_path, report={}, ct=ct, labels=labels)
+    with open_page(page_path) as page:
+        page.locator(".picture").focus()
+        for key, z in (("Home", slices - 1), ("End", 0)):
+            page.keyboard.press(key)
+            shown_slice(page, z)
+            assert coloured(page, LIVER) > 0
+        box = page.locator(".picture canvas").bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(columns * 2 / (rows * 2.5), rel=0.02)
