@@ -95,10 +95,9 @@ def test_the_wheel_scrolls_towards_the_feet_and_back(open_page: OpenPage, scan_p
         page.locator(".picture").hover()
         page.mouse.wheel(0, 100)
         assert_shows(page, FIRST - 1, "Soft tissue")
-        for _ in range(3):
+        for z in (FIRST, FIRST + 1, FIRST + 2):
             page.mouse.wheel(0, -100)
-            page.wait_for_timeout(50)
-        assert_shows(page, FIRST + 2, "Soft tissue")
+            assert_shows(page, z, "Soft tissue")
 
 
 def test_small_steps_of_a_touchpad_add_up_to_a_slice(open_page: OpenPage, scan_page: Path) -> None:
@@ -238,11 +237,9 @@ def test_a_swipe_scrolls_on_a_touch_screen(open_page: OpenPage, scan_page: Path)
         for step in range(1, 9):
             touch("touchMove", [{"x": x, "y": y - 10 * step}])
         touch("touchEnd", [])
-        page.wait_for_timeout(100)
-        z = int(page.locator(".picture").get_attribute("data-slice"))
-        per_slice = max(page.locator(".picture canvas").bounding_box()["height"] / SLICES, 6)
-        assert z == FIRST + int(80 / per_slice)
-        assert_shows(page, z, "Soft tissue")
+        per_slice = page.locator(".picture canvas").bounding_box()["height"] / SLICES
+        assert per_slice > 6
+        assert_shows(page, FIRST + int(80 / per_slice), "Soft tissue")
         assert page.evaluate("scrollX") == 0
 
 
