@@ -135,6 +135,7 @@ def test_a_scan_stored_as_dicom_is_found_by_its_folder(tmp_path: Path) -> None:
     _, mask = write_scan(tmp_path, "series")
     (tmp_path / "images" / "series_0000.nii.gz").unlink()
     (tmp_path / "images" / "series").mkdir()
+    (tmp_path / "images" / "notes.txt").write_text("a stray file")
     sources, failures = find_sources(tmp_path / "images", tmp_path / "masks")
     assert failures == {}
     assert sources["series"].scan == tmp_path / "images" / "series"
