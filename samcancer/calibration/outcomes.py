@@ -23,8 +23,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from samcancer.calibration.grid import Grid
+from samcancer.evaluation.boxes import bounding_box
 from samcancer.evaluation.lesions import MIN_OVERLAP, SIZE_BANDS_ML
-from samcancer.evaluation.surface import bounding_box
 from samcancer.inference.components import NEIGHBOURHOOD
 
 
