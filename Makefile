@@ -6,8 +6,8 @@ READY  := $(VENV)/.ready
 DEMO   ?= demo
 REAL   ?= demo-real
 
-.PHONY: help install lint format test test-slow reliability demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes bench-startup bench-training \
-	bench-engine bench-roofline bench-backends bench-whole-scan bench-efficiency bench-region bench-overlap bench-systems bench-ablations clean
+.PHONY: help install lint format test test-slow reliability demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-healthy-scans bench-boxes bench-startup bench-training \
+	bench-engine bench-roofline bench-backends bench-whole-scan bench-efficiency bench-region bench-overlap bench-systems bench-ablations bench-evaluation clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -97,11 +97,17 @@ bench-efficiency: $(READY)  ## seconds, peak memory and memory-time area of whol
 bench-region: $(READY)  ## what infer-volume --region auto saves and loses
 	$(BIN)/python benchmarks/region.py
 
+bench-healthy-scans: $(READY)  ## what calibration on healthy scans buys and costs, after bench-systems
+	$(BIN)/python benchmarks/healthy_scans.py --data systems/store --runs systems/samcancer --name masked --work healthy_scans
+
 bench-overlap: $(READY)  ## overlap and stitching device of a volume network's patches
 	$(BIN)/python benchmarks/overlap.py
 
 bench-systems: $(READY)  ## the papers' systems side by side on synthetic patients
 	$(BIN)/python benchmarks/systems.py --output systems
+
+bench-evaluation: $(READY)  ## seconds to score 40 label maps of 512 x 512 x 100, and plainly
+	$(BIN)/python benchmarks/evaluation_speed.py
 
 bench-ablations: $(READY)  ## the papers' ablations that need no published weights
 	for name in slices vectors partial presence fusion; do $(BIN)/python benchmarks/ablations.py $$name --output ablations || exit; done

@@ -146,7 +146,7 @@ def watch(folder: Path, *, scans: int, workers: int) -> LongRun:
         seen: set[int] = set()
         while process.poll() is None:
             time.sleep(_INTERVAL_S)
-            finished = len(list(output.glob("*.json"))) if output.is_dir() else 0
+            finished = _finished(output)
             if finished > (samples[-1].finished if samples else 0):
                 samples.append(_look(process.pid, finished, temporary))
                 seen.update(process_tree(process.pid))
@@ -155,7 +155,7 @@ def watch(folder: Path, *, scans: int, workers: int) -> LongRun:
     return LongRun(
         scans=scans,
         workers=workers,
-        finished=len(list(output.glob("*.json"))),
+        finished=_finished(output),
         samples=tuple(samples),
         seconds=round(seconds, 1),
         status=process.returncode,
@@ -173,6 +173,11 @@ def write_scans(folder: Path, count: int) -> None:
     ]
     for number in range(count):
         os.link(written[number % len(written)], folder / f"case_{number:04}.nii.gz")
+
+
+def _finished(output: Path) -> int:
+    """Return the number of scans with a report."""
+    return len(list(output.glob("case_*.json"))) if output.is_dir() else 0
 
 
 def _look(pid: int, finished: int, temporary: Path) -> Sample:

@@ -19,6 +19,7 @@ LAYERS = [
     {"training"},
     {"inference"},
     {"evaluation"},
+    {"calibration"},
     {"report"},
     {"commands"},
 ]

@@ -30,8 +30,10 @@ VERBS: dict[str, str] = {
     "pseudo-label": "label unknown classes with the fold models",
     "train-final": "train on labels merged with pseudo labels",
     "fit-fusion": "combine several systems, class by class",
+    "calibrate": "fit thresholds that keep healthy scans clean",
     "infer-volume": "segment whole scans on their own grid",
     "evaluate": "score predictions against references",
+    "view": "write one HTML page per scan, with a slice viewer",
     "report": "write one HTML page from a run's results",
     "model": "print the network's size and cost",
 }

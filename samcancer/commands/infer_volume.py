@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samcancer.commands.scan_progress import scan_progress
+from samcancer.commands.dicom_options import add_dicom_arguments, dicom_options
 from samcancer.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,6 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="one presence threshold for all classes in place of the calibrated; 0 gates nothing",
     )
+    parser.add_argument(
+        "--calibration",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="apply the thresholds that `samcancer calibrate` stored beside the model",
+    )
     parser.add_argument("--tta", action="store_true", help="average with the mirrored scan")
     parser.add_argument(
         "--postprocess",
@@ -104,6 +110,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--per-class", action="store_true", help="also one mask per class")
     parser.add_argument(
         "--probabilities", action="store_true", help="also each class's probabilities"
+    )
+    parser.add_argument(
+        "--html",
+        action="store_true",
+        help="also a page per scan, with a slice viewer, and an index.html of them",
     )
     parser.add_argument(
         "--skip-finished",
@@ -146,6 +157,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument(
         "--text-embeddings", type=Path, metavar="FILE", help="of samcancer build-text-embeddings"
     )
+    add_dicom_arguments(parser)
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default all)")
     parser.add_argument(
         "--workers",
@@ -171,6 +183,8 @@ def run(args: argparse.Namespace) -> int:
     """Segment the scans; 0 when all succeeded, 1 when some failed."""
     import torch
 
+    from samcancer.commands.progress import scan_progress
+    from samcancer.commands.view import write_result_pages
     from samcancer.files import require_writable_folder
     from samcancer.inference.batch import find_scans, segment_scans
     from samcancer.inference.options import InferenceOptions
@@ -195,6 +209,8 @@ def run(args: argparse.Namespace) -> int:
     prompts = _prompts(args, list(scans))
     load = partial(_ensemble, args, device)
     ensemble = load()
+    if ensemble.calibrations and not args.postprocess:
+        _log.warning("--no-postprocess also keeps lesions under the calibrated smallest volume")
     require_known_classes(prompts, ensemble.class_names)
     options = InferenceOptions(
         engine=EngineOptions(
@@ -214,11 +230,13 @@ def run(args: argparse.Namespace) -> int:
         per_class=args.per_class,
         probabilities=args.probabilities,
         postprocess=args.postprocess,
+        dicom=dicom_options(args),
     )
     segment: Callable[..., BatchResult] = partial(segment_scans, ensemble=ensemble)
     if min(args.workers, len(scans)) > 1:
+        classes = ensemble.classes
         del ensemble  # each worker loads its own
-        segment = partial(segment_in_workers, workers=args.workers, load=load)
+        segment = partial(segment_in_workers, workers=args.workers, load=load, classes=classes)
     with scan_progress(len(scans), quiet=args.quiet) as progress:
         result = segment(
             scans,
@@ -229,6 +247,8 @@ def run(args: argparse.Namespace) -> int:
             on_case=progress.on_case,
             on_slices=progress.on_slices,
         )
+    if args.html:
+        write_result_pages(result, scans, args.output, read=options.read, quiet=args.quiet)
     return _summary(result)
 
 
@@ -236,7 +256,9 @@ def _ensemble(args: argparse.Namespace, device: str) -> Ensemble:
     """Load the networks as the options say."""
     from samcancer.inference.models import load_ensemble
 
-    ensemble = load_ensemble(args.model, device=device, question=_question(args))
+    ensemble = load_ensemble(
+        args.model, device=device, question=_question(args), use_calibration=args.calibration
+    )
     if args.presence_threshold is not None:
         ensemble = ensemble.with_threshold(args.presence_threshold)
     return replace(ensemble, region=_region(args, ensemble.class_names, device))

@@ -15,6 +15,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from samcancer.errors import InputError
 from samcancer.files import read_json, write_json_atomic, write_text_atomic
 from samcancer.geometry import Geometry
@@ -100,6 +103,17 @@ class StoreInfo:
     """In bit order."""
     size: int
     format_version: int = FORMAT_VERSION
+
+
+def content_sha256(canonical_hu: NDArray[np.int16]) -> str:
+    """Return the SHA-256 of a scan's voxels in canonical orientation, whatever file held them.
+
+    Args:
+        canonical_hu: (slice, row, column), C-contiguous.
+    """
+    digest = hashlib.sha256(repr(canonical_hu.shape).encode("ascii"))
+    digest.update(canonical_hu.astype("<i2", copy=False).data)
+    return digest.hexdigest()
 
 
 def read_store_info(folder: Path) -> StoreInfo:

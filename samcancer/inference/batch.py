@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from samcancer.errors import InputError
+from samcancer.errors import InputError, fact_of
 from samcancer.files import folder_lock, remove_stale_temporaries, require_writable_folder
 from samcancer.inference.extras import PER_CLASS_FOLDER, PROBABILITY_FOLDER
 from samcancer.inference.finished import finished_report
 from samcancer.inference.models import Ensemble
+from samcancer.inference.nnunet_folder import write_nnunet_files
 from samcancer.inference.options import InferenceOptions
 from samcancer.inference.prompts import NO_PROMPTS, CasePrompts
 from samcancer.inference.scan import (
@@ -44,6 +45,8 @@ class BatchResult:
     skipped: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     """Case id -> one line that says what is wrong."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """The same without any path, as a page may say it."""
 
 
 def find_scans(inputs: Iterable[Path]) -> dict[str, Path]:
@@ -116,6 +119,8 @@ def segment_scans(
             on_case=on_case,
             on_slices=on_slices,
         )
+        if result.finished or result.skipped:
+            write_nnunet_files(output, scans, ensemble.classes, merged=options.merge_lesions)
     return result
 
 
@@ -153,6 +158,8 @@ def segment_share(
             if finishing is not None:
                 finishing.result()
             finishing = writer.submit(steps.finish, case_id)
+        if finishing is not None:
+            finishing.result()
 
 
 def remove_stale_files(output: Path) -> None:
@@ -196,6 +203,7 @@ class _Steps:
         outcome = self._waiting.pop(case_id)
         if isinstance(outcome, Exception):
             self.result.failures[case_id] = _one_line(outcome)
+            self.result.facts[case_id] = fact_of(outcome)
             _log.error("%s failed: %s", case_id, self.result.failures[case_id])
             _log.debug("traceback of %s", case_id, exc_info=outcome)
         elif outcome is None:

@@ -22,13 +22,15 @@ from typing import Any, cast
 
 import torch
 
-from samcancer.errors import InputError
+from samcancer.errors import InputError, fact_of
 from samcancer.files import folder_lock, require_writable_folder
 from samcancer.inference.batch import BatchResult, remove_stale_files, segment_share
 from samcancer.inference.models import Ensemble
+from samcancer.inference.nnunet_folder import write_nnunet_files
 from samcancer.inference.options import InferenceOptions
 from samcancer.inference.prompts import CasePrompts
 from samcancer.processes import start_as_worker
+from samcancer.taxonomy import ClassSpec
 
 _PRELOADED = ["samcancer.inference.batch"]
 """Modules the fork server imports once for all workers."""
@@ -65,6 +67,7 @@ def segment_in_workers(
     *,
     workers: int,
     load: Callable[[], Ensemble],
+    classes: tuple[ClassSpec, ...],
     options: InferenceOptions,
     prompts: Mapping[str, CasePrompts] | None = None,
     skip_finished: bool = False,
@@ -78,6 +81,7 @@ def segment_in_workers(
         output: Folder of the results; one command at a time.
         workers: Processes; they share out this process's threads and the memory budget.
         load: Loads the networks, in each worker; to be pickled.
+        classes: Of the networks.
         options: What to compute and write.
         prompts: Case id -> what a person says about the case.
         skip_finished: Leave cases alone whose report and mask prove to be finished.
@@ -113,11 +117,10 @@ def segment_in_workers(
         with _running(given) as running:
             _listen(running, on_case, on_slices)
         remove_stale_files(output)  # of a worker that died
-    ended = list(running.values())
-    for worker in ended:
-        if worker.error is not None:
-            raise worker.error
-    return _joined(list(scans), ended)
+        result = _joined(list(scans), list(running.values()))
+        if result.finished or result.skipped:
+            write_nnunet_files(output, scans, classes, merged=options.merge_lesions)
+    return result
 
 
 def deal_out(scans: Mapping[str, Path], workers: int) -> list[list[str]]:
@@ -191,24 +194,32 @@ def _listen(
 
 
 def _joined(order: list[str], workers: list[_Worker]) -> BatchResult:
-    """Return the results in the order of the input; scans nobody told of have failed."""
+    """Return the results in the order of the input; scans nobody told of have failed.
+
+    Raises:
+        InputError: When a worker could not load the networks.
+    """
+    for worker in workers:
+        if worker.error is not None:
+            raise worker.error
     finished = {case_id for worker in workers for case_id in worker.told.finished}
     skipped = {case_id for worker in workers for case_id in worker.told.skipped}
-    failures = {c: message for worker in workers for c, message in worker.told.failures.items()}
+    failures = {c: text for worker in workers for c, text in worker.told.failures.items()}
+    facts = {c: text for worker in workers for c, text in worker.told.facts.items()}
     for worker in workers:
         for case_id in worker.share.scans.keys() - finished - skipped - failures.keys():
-            failures[case_id] = str(
-                InputError(
-                    f"its worker process died (exit status {worker.process.exitcode}), most "
-                    "likely for lack of memory",
-                    path=worker.share.scans[case_id],
-                    mend="use fewer --workers, with --skip-finished",
-                )
+            error = InputError(
+                f"its worker process died (exit status {worker.process.exitcode}), most likely "
+                "for lack of memory",
+                path=worker.share.scans[case_id],
+                mend="use fewer --workers, with --skip-finished",
             )
+            failures[case_id], facts[case_id] = str(error), fact_of(error)
     return BatchResult(
         finished=[case_id for case_id in order if case_id in finished],
         skipped=[case_id for case_id in order if case_id in skipped],
         failures={case_id: failures[case_id] for case_id in order if case_id in failures},
+        facts={case_id: facts[case_id] for case_id in order if case_id in facts},
     )
 
 

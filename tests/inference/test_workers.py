@@ -45,7 +45,13 @@ def kill_the_second(mark: Path) -> Ensemble:
 
 
 def run(folder: Path, output: Path, **options: Any) -> BatchResult:
-    settings = {"workers": 2, "load": make_ensemble, "options": InferenceOptions(), **options}
+    settings = {
+        "workers": 2,
+        "load": make_ensemble,
+        "classes": make_ensemble().classes,
+        "options": InferenceOptions(),
+        **options,
+    }
     return segment_in_workers(find_scans([folder]), output, **settings)
 
 

@@ -102,5 +102,5 @@ def _segmented(output: Path) -> dict[str, Any]:
     content: dict[str, Any] = files_below(output)
     for name in [name for name in content if name.endswith(".json")]:
         content[name] = json.loads(content[name])
-        del content[name]["seconds"]
+        content[name].pop("seconds", None)
     return content

@@ -1,20 +1,28 @@
-"""The progress bar of ``infer-volume``: the case at hand, slices done and slices per second."""
+"""What a terminal shows while scans are segmented and pages are written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 
 class ScanProgress(Protocol):
-    """Takes in how far ``infer-volume`` is."""
+    """What is told while scans are segmented."""
 
     def on_case(self, case_id: str) -> None:
-        """Show that a case begins."""
+        """Take the case at hand."""
 
     def on_slices(self, count: int) -> None:
-        """Show that so many slices more are done."""
+        """Take the number of slices done since the last call."""
+
+
+class _Silent:
+    def on_case(self, case_id: str) -> None:
+        """Show nothing."""
+
+    def on_slices(self, count: int) -> None:
+        """Show nothing."""
 
 
 @contextmanager
@@ -55,9 +63,31 @@ def scan_progress(total: int, *, quiet: bool) -> Iterator[ScanProgress]:
         bar.update(task, completed=total)
 
 
-class _Silent:
-    def on_case(self, case_id: str) -> None:
-        """Show nothing."""
+@contextmanager
+def page_progress(total: int, *, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Yield what shows the case whose page is being written."""
+    if quiet:
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    def on_slices(self, count: int) -> None:
-        """Show nothing."""
+    bar = Progress(
+        TextColumn("{task.fields[case]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("pages"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+    task = bar.add_task("", total=total, case="")
+    begun = 0
+
+    def on_case(case_id: str) -> None:
+        nonlocal begun
+        bar.update(task, case=case_id, completed=begun)
+        begun += 1
+
+    with bar:
+        yield on_case
+        bar.update(task, completed=total)
