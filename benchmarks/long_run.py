@@ -172,7 +172,7 @@ def write_scans(folder: Path, count: int) -> None:
         for slices in _SLICES
     ]
     for number in range(count):
-        os.link(written[number % len(written)], folder / f"case_{number:04}.nii.gz")
+        os.link(written[number % len(written)], folder / f"case_{number:05}.nii.gz")
 
 
 def _finished(output: Path) -> int:
