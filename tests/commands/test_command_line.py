@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +76,27 @@ def test_missing_arguments_exit_with_two(verb: str, capsys: pytest.CaptureFixtur
         main([verb])
     assert end.value.code == EXIT_BAD_INPUT
     assert "required" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_up_anywhere_is_one_line(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: object) -> int:
+        raise OSError(number, "no room", "out/index.jsonl")
+
+    monkeypatch.setattr("samcancer.commands.classes.run", full)
+    assert main(["classes"]) == EXIT_BAD_INPUT
+    expected = "error: out/index.jsonl: the disk is full. Free some space or choose another disk.\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_other_errors_of_the_system_are_not_taken_for_a_full_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(_: object) -> int:
+        raise OSError(errno.EIO, "the disk is broken")
+
+    monkeypatch.setattr("samcancer.commands.classes.run", broken)
+    with pytest.raises(OSError, match="the disk is broken"):
+        main(["classes"])
