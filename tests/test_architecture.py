@@ -19,6 +19,7 @@ LAYERS = [
     {"inference"},
     {"evaluation"},
     {"report"},
+    {"serve"},
     {"commands"},
 ]
 """Parts of samcancer in the order in which data flows; a part imports its own layer or earlier."""

@@ -30,6 +30,7 @@ VERBS: dict[str, str] = {
     "train-final": "train on labels merged with pseudo labels",
     "fit-fusion": "combine several systems, class by class",
     "infer-volume": "segment whole scans on their own grid",
+    "serve": "a page on this machine to drop scans on",
     "evaluate": "score predictions against references",
     "report": "write one HTML page from a run's results",
     "model": "print the network's size and cost",
