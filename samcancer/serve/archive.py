@@ -133,9 +133,7 @@ class _Counter:
             )
 
 
-def _unpack(
-    opened: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, counter: _Counter
-) -> None:
+def _unpack(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, counter: _Counter) -> None:
     with opened.open(entry) as source, path.open("xb") as target:
         while block := source.read(_BLOCK_BYTES):
             counter.add(len(block))
@@ -153,9 +151,7 @@ def _entries_of(
     if any(entry.flag_bits & _ENCRYPTED for entry in entries):
         raise InputError("the archive is encrypted", path=archive, mend=_PACK_AGAIN)
     if any(entry.compress_type not in _METHODS for entry in entries):
-        raise InputError(
-            "is packed by another method than deflate", path=archive, mend=_PACK_AGAIN
-        )
+        raise InputError("is packed by another method than deflate", path=archive, mend=_PACK_AGAIN)
     return entries
 
 

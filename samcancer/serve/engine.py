@@ -71,14 +71,15 @@ class ScanEngine:
         )
         progress.stage(Stage.WRITING)
         report = write_prediction(prediction, ensemble=self.ensemble, options=self.options)
-        del prediction, opened
         progress.stage(Stage.DRAWING)
         write_scan_page(
             output / PAGE_NAME,
             scan=scan,
             mask=output / report["mask"]["file"],
-            report=output / f"{CASE_ID}.json",
+            report=report,
             read=self.options.read,
+            ct=opened.ct,
+            labels=prediction.labels,
         )
         return results_in(output)
 

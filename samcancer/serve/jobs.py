@@ -1,8 +1,9 @@
 """Scans under way: one is segmented at a time, a few wait, and what is done goes after a while.
 
-A job belongs to whoever knows its id, which cannot be guessed; jobs are never listed. Requests touch
-jobs from the event loop, one worker thread segments, and both hold the queue's lock to change a
-job. Logs name the first characters of a job's id, its size and how it went, and nothing else.
+A job belongs to whoever knows its id, which cannot be guessed; jobs are never listed. Requests
+change jobs from the event loop and one worker thread segments; both hold the queue's lock where
+they could meet. Logs name the first characters of a job's id, its size and how it went, and nothing
+else.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Result:
 
 
 class Progress(Protocol):
-    """What segmenting tells while it goes on; every call may end it with :class:`CancelledError`."""
+    """What segmenting tells as it goes on; every call may end it with :class:`CancelledError`."""
 
     def stage(self, stage: Stage) -> None:
         """Begin the next step."""
@@ -204,9 +205,7 @@ class JobQueue:
             job.touched_s = self._clock()
             self._order.append(job)
             self._changed.notify_all()
-        _log.info(
-            "job %s: %d files, %.1f MB", job.name, len(job.files), job.received_bytes / 1e6
-        )
+        _log.info("job %s: %d files, %.1f MB", job.name, len(job.files), job.received_bytes / 1e6)
 
     def fail(self, job: Job, message: str) -> None:
         """Keep a job only to say what went wrong, and remove its files."""

@@ -127,10 +127,10 @@ def warn_of_network(settings: ServeSettings) -> None:
 def _signals_as_interrupts() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end the program as Ctrl-C does, so that files are removed."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    def hang_up(number: int, frame: FrameType | None) -> None:
+    def hang_up(_number: int, _frame: FrameType | None) -> None:
         # Taken by whoever handles SIGTERM at that moment: uvicorn, or the function above.
         signal.raise_signal(signal.SIGTERM)
 

@@ -1,0 +1,168 @@
+"""The words of a scan's page: its first sentence, warnings, lesion table, classes and model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from samcancer.report.scan.case import ScanCase, ShownClass
+from samcancer.report.scan.checks import Finding
+from samcancer.report.scan.lesions import ShownLesion
+
+_NONE = "–"
+"""Shown where nothing was measured."""
+
+
+def lead(case: ScanCase, lesions: Sequence[ShownLesion]) -> str:
+    """Return the sentence under the title."""
+    slices, rows, columns = case.hu.shape
+    spacing = " × ".join(f"{v:.3g}" for v in case.geometry.spacing_mm)
+    size = f"{slices} slices of {columns} × {rows} voxels, {spacing} mm each."
+    if not lesions:
+        return f"No lesion is outlined on this scan. {size}"
+    volume_ml = sum(lesion.volume_ml for lesion in lesions)
+    number = "1 lesion is" if len(lesions) == 1 else f"{len(lesions)} lesions are"
+    return f"{number} outlined, {volume_ml:.3g} ml in all. {size}"
+
+
+def alerts_html(findings: Iterable[Finding]) -> str:
+    """Return the warnings and notes as a list; nothing when there are none."""
+    items = [
+        f'<li class="{"" if f.severity == "warning" else "note-line"}">'
+        f"<strong>{f.severity.capitalize()}:</strong> {escape(f.text)}</li>"
+        for f in findings
+    ]
+    return f'<ul class="alerts" aria-label="Warnings">{"".join(items)}</ul>' if items else ""
+
+
+def class_list_html(case: ScanCase) -> str:
+    """Return the viewer's list of outlined classes, each with a box that hides it."""
+    return "".join(
+        f'<li><label><input type="checkbox" data-class="{shown.label}" checked>'
+        f'<span class="chip" style="border-color:{shown.colour}"></span>{escape(shown.title)}'
+        f'<span class="volume">{_ml(shown.volume_ml)}</span></label></li>'
+        for shown in case.classes
+        if shown.label is not None and shown.volume_ml > 0
+    )
+
+
+def lesion_section(case: ScanCase, lesions: Sequence[ShownLesion]) -> str:
+    """Return the table of lesions; its buttons lead to their key slices."""
+    if not lesions:
+        return _section("lesions", "Lesions", "<p>No lesion is outlined on this scan.</p>")
+    head = (
+        *("Lesion", "Class", "Volume", "Long axis", "Short axis", "Slices", "HU", "Probability"),
+        *(("Agreement",) if any(lesion.agreement is not None for lesion in lesions) else ()),
+    )
+    rows = []
+    for index, lesion in enumerate(lesions):
+        shown = case.class_of(lesion.label)
+        cells = [
+            _ml(lesion.volume_ml),
+            _figure(lesion.long_axis_mm, ".1f", " mm"),
+            _figure(lesion.short_axis_mm, ".1f", " mm"),
+            f"{lesion.first_slice + 1} to {lesion.last_slice + 1}",
+            f"{_figure(lesion.mean_hu, '.0f')} ± {_figure(lesion.sd_hu, '.0f')}",
+            _figure(lesion.probability, ".2f"),
+        ]
+        if len(head) > len(cells) + 2:
+            cells.append(_figure(lesion.agreement, ".0%"))
+        button = (
+            f'<button class="jump" type="button" data-lesion="{index}"><span class="chip" '
+            f'style="border-color:{shown.colour}"></span>{escape(lesion.name)}</button>'
+        )
+        rows.append(
+            f'<tr data-lesion="{index}"><th scope="row">{button}</th>'
+            f"<td>{escape(shown.title)}</td>"
+            + "".join(f'<td class="number">{cell}</td>' for cell in cells)
+            + "</tr>"
+        )
+    note = (
+        "Diameters follow RECIST 1.1: the longest line of the lesion in one axial slice, and the "
+        "longest perpendicular to it in that slice. Slices count from the feet. HU are mean and "
+        "standard deviation in the outline; probability is the network's mean in the outline."
+    )
+    return _section("lesions", "Lesions", _table("Lesions", head, rows, text=2) + _note(note))
+
+
+def class_section(case: ScanCase, lesions: Sequence[ShownLesion]) -> str:
+    """Return what was looked for, found or not."""
+    counts = {shown.label: 0 for shown in case.classes}
+    for lesion in lesions:
+        counts[lesion.label] += 1
+    rows = [
+        f'<tr><th scope="row">{escape(shown.title)}</th><td>{shown.kind}</td>'
+        f"<td>{_found(shown, counts)}</td>"
+        f'<td class="number">{_figure(shown.presence, ".2f")}</td>'
+        f'<td class="number">{_figure(shown.threshold, ".2f")}</td></tr>'
+        for shown in sorted(case.classes, key=lambda s: (s.kind != "lesion", s.volume_ml == 0))
+    ]
+    head = ("Class", "Kind", "Found", "Highest presence", "Threshold")
+    note = (
+        "A class is outlined only where its presence probability on a slice reaches the threshold. "
+        "What is not in this table was not looked for; a class not found may still be there."
+    )
+    table = _table("What was looked for", head, rows, text=3)
+    return _section("classes", "What was looked for", table + _note(note))
+
+
+def model_section(case: ScanCase) -> str:
+    """Return where the mask comes from."""
+    model = case.report.get("model", {})
+    hashes = "".join(f'<code class="sha">{escape(str(v))}</code>' for v in model.get("sha256", ()))
+    facts = [
+        ("Software", escape(str(case.report.get("software", "not stated")))),
+        ("Networks (sha256)", hashes or "not stated: the mask has no report beside it"),
+        ("Text embeddings (sha256)", _code(model.get("text_sha256"))),
+        ("Slice classifier (sha256)", _code(model.get("region_sha256"))),
+        ("Manual prompts", escape(str(case.report.get("prompts", 0)))),
+        ("Scan (sha256)", _code(case.report.get("input", {}).get("sha256"))),
+        ("Mask (sha256)", _code(case.report.get("mask", {}).get("sha256"))),
+        (
+            "Intended use",
+            "Research on CT. Not a medical device; not for diagnosis or treatment. Performance on "
+            "scanners, protocols and diseases other than those it was tested on is unknown.",
+        ),
+    ]
+    items = "".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in facts if text)
+    return _section("model", "Model", f'<dl class="facts">{items}</dl>')
+
+
+def _found(shown: ShownClass, counts: dict[int | None, int]) -> str:
+    if shown.volume_ml == 0:
+        return "not found"
+    number = counts.get(shown.label, 0) if shown.label is not None else 0
+    if number == 0:
+        return _ml(shown.volume_ml)
+    return f"{number} lesion{'s' if number > 1 else ''}, {_ml(shown.volume_ml)}"
+
+
+def _table(caption: str, head: Sequence[str], rows: Sequence[str], *, text: int) -> str:
+    cells = "".join(
+        f'<th scope="col"{" class=number" if column >= text else ""}>{name}</th>'
+        for column, name in enumerate(head)
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table>'
+        f"<thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _section(key: str, title: str, content: str) -> str:
+    return f'<section id="{key}"><h2>{title}</h2>{content}</section>'
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'
+
+
+def _code(value: object) -> str:
+    return f"<code>{escape(str(value))}</code>" if value else ""
+
+
+def _ml(volume_ml: float) -> str:
+    return f"{volume_ml:.2f} ml" if volume_ml < 10 else f"{volume_ml:.1f} ml"
+
+
+def _figure(value: float | None, form: str, unit: str = "") -> str:
+    return _NONE if value is None else f"{value:{form}}{unit}"
