@@ -71,7 +71,7 @@ def make_app(queue: JobQueue, facts: ModelFacts) -> Starlette:
             await task
 
     job = "/api/jobs/{job_id}"
-    return Starlette(
+    app = Starlette(
         routes=[
             *(Route(path, _static(*source)) for path, source in _STATIC.items()),
             Route("/api/info", handlers.info),
@@ -86,6 +86,8 @@ def make_app(queue: JobQueue, facts: ModelFacts) -> Starlette:
         exception_handlers={HTTPException: _refused, UploadError: _upload_failed},
         lifespan=sweeping,
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 class _Handlers:

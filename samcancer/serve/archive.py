@@ -6,6 +6,7 @@ read, since reading it takes memory, and sizes that the archive claims are never
 
 from __future__ import annotations
 
+import errno
 import struct
 import zipfile
 import zlib
@@ -50,7 +51,7 @@ _PACK_AGAIN = "pack the scan again, or give the files themselves"
 
 _DAMAGED = (
     zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, ValueError,
-    RuntimeError, OverflowError,
+    RuntimeError, OverflowError, OSError,
 )  # fmt: skip
 """What zipfile raises on archives that are not as they should be."""
 
@@ -95,6 +96,8 @@ def unpack_scan(
     except InputError:
         raise
     except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise InputError(
             f"the archive is damaged ({type(error).__name__})", path=archive, mend=_PACK_AGAIN
         ) from None

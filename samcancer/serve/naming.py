@@ -65,7 +65,9 @@ def shown_line(error: InputError) -> str:
     Advice to use an option is passed on with the command that has it.
     """
     path, mend = error.path, error.mend
-    where = "" if path is None or path.name in _FOLDERS else f"{path.name}: "
+    where = ""
+    if path is not None:
+        where = "The scan: " if path.name in _FOLDERS else f"{path.name}: "
     if mend and "--" in mend:
         mend = f"use the command samcancer infer-volume: {mend}"
     advice = f" {mend[0].upper()}{mend[1:]}." if mend else ""

@@ -269,7 +269,9 @@
   function finish(job) {
     const base = "/api/jobs/" + job.id + "/results/";
     put("name", scan.title);
-    one(".downloads").replaceChildren(...job.results.map((result) => downloadLink(base, result)));
+    const order = (result) => (Object.keys(DOWNLOADS).indexOf(result.kind) + 1) || Infinity;
+    const results = job.results.sort((a, b) => order(a) - order(b));
+    one(".downloads").replaceChildren(...results.map((result) => downloadLink(base, result)));
     const page = job.results.find((result) => result.kind === "page");
     const frame = one(".viewer-frame");
     frame.hidden = page === undefined;
