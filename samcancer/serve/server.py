@@ -55,20 +55,7 @@ def run_server(
     with listener, _signals_as_interrupts(), open_workspace() as folder:
         segment, facts = load()
         queue = JobQueue(folder, segment, settings)
-        config = uvicorn.Config(
-            make_app(queue, facts),
-            http="h11",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=_CONNECTIONS,
-            timeout_keep_alive=_IDLE_CONNECTION_S,
-            timeout_graceful_shutdown=_LAST_ANSWERS_S,
-        )
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        server = make_server(queue, facts)
         queue.start()
         address = address_of(listener, settings)
         on_ready(address)
@@ -77,10 +64,30 @@ def run_server(
         try:
             # uvicorn ends in order at a signal and then raises it again.
             with contextlib.suppress(KeyboardInterrupt):
-                uvicorn.Server(config).run(sockets=[listener])
+                server.run(sockets=[listener])
         finally:
             queue.stop()
         _log.info("stopped; nothing was left behind")
+
+
+def make_server(queue: JobQueue, facts: ModelFacts) -> uvicorn.Server:
+    """Return a server of the application that has not been run yet."""
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        make_app(queue, facts),
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        # An address may hold the token.
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_keep_alive=_IDLE_CONNECTION_S,
+        timeout_graceful_shutdown=_LAST_ANSWERS_S,
+    )
+    return uvicorn.Server(config)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,12 +1,8 @@
-"""The running server: raw sockets, lying requests, signals and what is left afterwards."""
+"""The running server: raw sockets, lying requests and broken connections."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,20 +13,20 @@ import pytest
 from serve_fakes import OURS, PATIENCE_S, Scripted, wait_until
 
 from samcancer.serve.app import ModelFacts
-from samcancer.serve.server import address_of, listen, run_server, warn_of_network
+from samcancer.serve.jobs import JobQueue
+from samcancer.serve.server import address_of, listen, make_server, warn_of_network
 from samcancer.serve.settings import ServeSettings
-from samcancer.serve.workspace import WORKSPACE_PREFIX
 
 SETTINGS = ServeSettings(max_upload_bytes=1_000_000, idle_s=0.3)
 
 
 class Running:
-    """A server in the main thread's place, and the thread that talks to it."""
+    """Talks to a server over a socket."""
 
-    def __init__(self, address: str, parent: Path) -> None:
+    def __init__(self, address: str, folder: Path) -> None:
         self.client = httpx.Client(base_url=address, headers=OURS, trust_env=False)
         self.port = self.client.base_url.port or 0
-        self.parent = parent
+        self.folder = folder
 
     def raw(self, request: bytes, *, then_close: bool = False) -> bytes:
         """Send bytes as they are and return all that comes back."""
@@ -45,7 +41,7 @@ class Running:
 
     def uploads(self) -> list[Path]:
         """Uploaded files that are on the disk now."""
-        return [p for p in self.parent.rglob("file-*") if p.is_file()]
+        return [p for p in self.folder.rglob("file-*") if p.is_file()]
 
     def create(self) -> str:
         return str(self.client.post("/api/jobs?files=1&bytes=1").json()["id"])
@@ -53,48 +49,22 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One server for all tests of this file, in a thread, where no signal is caught."""
-    parent = tmp_path_factory.mktemp("temporary")
-    before, tempfile.tempdir = tempfile.tempdir, str(parent)
-    ready = threading.Event()
-    addresses: list[str] = []
-    servers: list[object] = []
-
-    def on_ready(address: str) -> None:
-        addresses.append(address)
-        ready.set()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("samcancer.serve.server._signals_as_interrupts", contextlib.nullcontext)
-        patch.setattr(
-            "uvicorn.Server.startup",
-            _noting(servers, __import__("uvicorn").Server.startup),
-        )
-        listener = listen("127.0.0.1", 0)
-        thread = threading.Thread(
-            target=run_server,
-            args=(listener, lambda: (Scripted(), ModelFacts((), "cpu")), SETTINGS),
-            kwargs={"on_ready": on_ready},
-        )
-        thread.start()
-        assert ready.wait(PATIENCE_S)
-        server = Running(addresses[0], parent)
-        yield server
-        server.client.close()
-        wait_until(lambda: bool(servers))
-        servers[0].should_exit = True  # type: ignore[attr-defined]
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
-        assert list(parent.iterdir()) == []
-    tempfile.tempdir = before
-
-
-def _noting(servers: list[object], startup: object) -> object:
-    async def noted(self: object, sockets: object = None) -> None:
-        servers.append(self)
-        await startup(self, sockets)  # type: ignore[operator]
-
-    return noted
+    """One server for all tests of this file, in a thread, where it catches no signal."""
+    folder = tmp_path_factory.mktemp("private")
+    queue = JobQueue(folder, Scripted(), SETTINGS)
+    queue.start()
+    server = make_server(queue, ModelFacts((), "cpu"))
+    listener = listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    running = Running(address_of(listener, SETTINGS), folder)
+    yield running
+    running.client.close()
+    server.should_exit = True
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    queue.stop()
+    assert list(folder.iterdir()) == []
 
 
 def request(method: str, path: str, *headers: str, body: bytes = b"") -> bytes:
@@ -204,47 +174,3 @@ def test_only_a_network_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     warn_of_network(ServeSettings(host="0.0.0.0", token="t" * 16))
     assert "other machines can reach the server" in caplog.text
     assert "t" * 16 not in caplog.text
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_the_server_in_order(
-    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    segment = Scripted()
-    segment.go.clear()
-
-    def on_ready(address: str) -> None:
-        def talk() -> None:
-            with httpx.Client(base_url=address, headers=OURS, trust_env=False) as client:
-                job_id = client.post("/api/jobs?files=1").json()["id"]
-                client.put(f"/api/jobs/{job_id}/files/0?suffix=.nii", content=b"x")
-                client.post(f"/api/jobs/{job_id}/start")
-                segment.begun.wait(PATIENCE_S)
-            os.kill(os.getpid(), number)
-            segment.go.set()
-
-        threading.Thread(target=talk).start()
-
-    before = signal.getsignal(number)
-    listener = listen("127.0.0.1", 0)
-    facts = ModelFacts((), "cpu")
-    run_server(listener, lambda: (segment, facts), ServeSettings(), on_ready=on_ready)
-    assert list(tmp_path.iterdir()) == []
-    assert signal.getsignal(number) is before
-
-
-def test_a_signal_while_the_model_is_loaded_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-    def load() -> tuple[Scripted, ModelFacts]:
-        assert [p.name[: len(WORKSPACE_PREFIX)] for p in tmp_path.iterdir()] == [WORKSPACE_PREFIX]
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(PATIENCE_S)
-        raise AssertionError("the signal did not come")
-
-    with pytest.raises(KeyboardInterrupt):
-        run_server(listen("127.0.0.1", 0), load, SETTINGS, on_ready=lambda _: None)
-    assert list(tmp_path.iterdir()) == []
