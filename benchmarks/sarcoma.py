@@ -39,7 +39,7 @@ from samcancer.data.folds import load_or_create_folds
 from samcancer.errors import InputError
 from samcancer.inference.batch import segment_scans
 from samcancer.inference.models import Ensemble
-from samcancer.inference.scan import InferenceOptions
+from samcancer.inference.options import InferenceOptions
 from samcancer.inference.volume import EngineOptions
 from samcancer.modeling import build_model, count_parameters
 from samcancer.modeling.build import build_system

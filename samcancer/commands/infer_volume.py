@@ -166,8 +166,8 @@ def run(args: argparse.Namespace) -> int:
     from samcancer.files import require_writable_folder
     from samcancer.inference.batch import find_scans, segment_scans
     from samcancer.inference.models import load_ensemble
+    from samcancer.inference.options import InferenceOptions
     from samcancer.inference.prompts import require_known_classes
-    from samcancer.inference.scan import InferenceOptions
     from samcancer.inference.volume import EngineOptions
     from samcancer.volume_io import ReadOptions
 

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     with torch.device("meta" if config.system == "samcancer" else "cpu"):
         text = blank_text(args.classes, _TEXT_DIM) if needs_text(config) else None
         model = build_system(config, [f"class {i + 1}" for i in range(args.classes)], text=text)
-    _print_table(model.to("meta"), config)
+    _print_table(model.to("meta"), config, classes=args.classes)
     return 0
 
 
@@ -88,7 +88,7 @@ def _config_of(args: argparse.Namespace) -> ModelConfig:
         raise InputError(str(error)) from None
 
 
-def _print_table(model: nn.Module, config: ModelConfig) -> None:
+def _print_table(model: nn.Module, config: ModelConfig, *, classes: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -96,7 +96,7 @@ def _print_table(model: nn.Module, config: ModelConfig) -> None:
 
     cost = count_multiply_adds_by_part(model, config.image_size)
     unit = "patch" if config.system == "universal" else "slice"
-    table = Table(title=_title(config))
+    table = Table(title=f"{_title(config)}, classes {classes}")
     table.add_column("part")
     for heading in ("trained (M)", "frozen (M)", "all (M)", f"multiply-adds a {unit} (G)"):
         table.add_column(heading, justify="right")
@@ -106,11 +106,9 @@ def _print_table(model: nn.Module, config: ModelConfig) -> None:
             table.add_row(name, *_cells(trained, frozen, cost[name]))
     table.add_section()
     table.add_row("all", *_cells(*count_parameters(model), sum(cost.values())))
-    if config.system != "samcancer":
-        Console().print(table)
-        return
-    paper = f"{PAPER_PARAMETERS / 1e6:.2f}", f"{PAPER_MULTIPLY_ADDS / 1e9:.2f}"
-    table.add_row("SAMCancer paper", "", "", *paper)
+    if config.system == "samcancer":
+        paper = f"{PAPER_PARAMETERS / 1e6:.2f}", f"{PAPER_MULTIPLY_ADDS / 1e9:.2f}"
+        table.add_row("SAMCancer paper", "", "", *paper)
     Console().print(table)
 
 

@@ -16,13 +16,13 @@ from typing import Any
 from samcancer.errors import InputError
 from samcancer.files import folder_lock, remove_stale_temporaries, require_writable_folder
 from samcancer.inference.extras import PER_CLASS_FOLDER, PROBABILITY_FOLDER
+from samcancer.inference.finished import finished_report
 from samcancer.inference.models import Ensemble
+from samcancer.inference.options import InferenceOptions
 from samcancer.inference.prompts import NO_PROMPTS, CasePrompts
 from samcancer.inference.scan import (
-    InferenceOptions,
     OpenScan,
     Prediction,
-    finished_report,
     open_scan,
     predict_scan,
     write_prediction,

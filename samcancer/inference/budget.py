@@ -30,8 +30,9 @@ PATCHES_AT_ONCE = {"cpu": 1, "cuda": 4}
 MAX_BATCH = 64
 """Longer chunks save nothing any more."""
 
-_MAP_BYTES_PER_PIXEL = 24
-"""Working memory of putting a chunk's logits onto the scan's pixels, per slice."""
+_MAP_BYTES_PER_PIXEL = 36
+"""Working memory of putting a chunk's logits, and how far networks agree, onto the scan's pixels,
+per slice."""
 
 _WAITING_COPIES = 2
 """Of a chunk's logits, kept by each of several streams until the others have the same slices."""
@@ -98,8 +99,9 @@ def memory_need(
     working = max(_largest(ensemble, "slice_bytes") for ensemble in ensembles)
     held = max((len(e) * views - 1) * _largest(e, "look_bytes") for e in ensembles)
     copies = sum(2 if len(ensemble) * views > 1 else 1 for ensemble in ensembles)
+    copies += sum(len(ensemble) > 1 for ensemble in ensembles)  # how far they agree
     if len(ensembles) > 1:
-        copies += _WAITING_COPIES * len(ensembles)
+        copies += _WAITING_COPIES * len(ensembles) + 1
     logits = 4 * size * size * class_count * copies
     on_grid = rows * columns * _MAP_BYTES_PER_PIXEL
     windows = [

@@ -15,7 +15,8 @@ from samcancer.volume_io import write_labels, write_probabilities
 
 if TYPE_CHECKING:
     from samcancer.inference.models import Ensemble
-    from samcancer.inference.scan import InferenceOptions, Prediction
+    from samcancer.inference.options import InferenceOptions
+    from samcancer.inference.scan import Prediction
 
 PER_CLASS_FOLDER = "per_class"
 PROBABILITY_FOLDER = "probabilities"

@@ -1,9 +1,9 @@
 """Which components of a lesion lie in their organ, once it is closed and dilated.
 
-[UM] keeps a tumour's voxels where its organ is, after closing and dilating the organ by a cube of
-5 voxels at 1.5 mm. Here lengths are millimetres, shapes are balls, and a component that touches the
-region stays whole, since clipping would cut exophytic tumours. The region is worked out only around
-the few parts that do not overlap the organ itself, so memory is a few bytes per voxel of those.
+[UM] keeps a tumour's voxels where its organ is, after closing and dilating the organ. Here lengths
+are millimetres, shapes are balls, and a component that touches the region stays whole, since
+clipping would cut exophytic tumours. The region is worked out only around the few parts that do not
+overlap the organ itself, so memory is a few bytes per voxel of those.
 
 Arrays are (slice, row, column); spacings in this file are in that order too.
 """

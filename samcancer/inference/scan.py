@@ -1,19 +1,18 @@
 """Segment one scan: from its file to a label map on its own grid, and a report beside it.
 
 ``<case>.<suffix>`` holds uint8 labels (0 background, k + 1 class k of the model) with the input's
-size, spacing, origin and direction. ``<case>.json`` is written last and vouches for the mask by its
-sha256; a case without a report is not finished. Reports hold case ids, never names or paths.
+size, spacing, origin and direction. ``<case>.lesions.csv`` lists the lesions. ``<case>.json``, the
+report, lists them too; it is written last and vouches for the other files by their sha256, and a
+case without it is not finished. Reports hold case ids, never names or paths.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,46 +22,32 @@ from numpy.typing import NDArray
 from samcancer import __version__
 from samcancer.errors import InputError
 from samcancer.files import (
-    read_json,
     require_writable_folder,
     sha256_of,
     write_json_atomic,
+    write_text_atomic,
 )
 from samcancer.geometry import Geometry, canonicalise
 from samcancer.inference.extras import scratch_arrays, write_extras
+from samcancer.inference.finished import (
+    REPORT_VERSION,
+    mask_path,
+    report_path,
+    request_sha256,
+    table_path,
+)
+from samcancer.inference.lesion_table import MeasuredLesion, lesion_csv, measure_lesions
 from samcancer.inference.merging import merge_lesions, written_labels
 from samcancer.inference.models import Ensemble
+from samcancer.inference.options import InferenceOptions
 from samcancer.inference.postprocess import ClassResult, PredictedMaps, postprocess_maps
 from samcancer.inference.prompts import NO_PROMPTS, CasePrompts, slice_prompts
 from samcancer.inference.region import Region
 from samcancer.inference.slices import grid_of
-from samcancer.inference.volume import EngineOptions, LabelMaps, predict_volume
-from samcancer.volume_io import CtVolume, ReadOptions, read_ct, write_labels
-from samcancer.volume_io.formats import volume_suffix
+from samcancer.inference.volume import LabelMaps, predict_volume
+from samcancer.volume_io import CtVolume, read_ct, write_labels
 
 _log = logging.getLogger(__name__)
-
-REPORT_VERSION = 2
-"""Form of the report; another number makes ``--skip-finished`` do the case again."""
-
-_DEFAULT_SUFFIX = ".nii.gz"
-"""Of the mask of a scan that is a DICOM folder."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceOptions:
-    """What is computed and written."""
-
-    engine: EngineOptions = field(default_factory=EngineOptions)
-    read: ReadOptions = field(default_factory=ReadOptions)
-    per_class: bool = False
-    """Also write one binary mask per class; an organ's includes the lesions inside it."""
-    probabilities: bool = False
-    """Also write each class's probabilities, before presence gating and post-processing."""
-    merge_lesions: bool = False
-    """Write one label, 1, for lesions of every class, and none for organs ([LV], FLARE24)."""
-    postprocess: bool = True
-    """Apply the rules of the taxonomy; without them the labels stay as the network gave them."""
 
 
 class OpenScan(NamedTuple):
@@ -96,6 +81,7 @@ class Prediction:
     probabilities: Sequence[NDArray[np.float16]]
     presence: NDArray[np.float32]
     results: tuple[ClassResult, ...]
+    lesions: tuple[MeasuredLesion, ...]
     region: Region | None
     """The slices that were segmented; None where that was not asked."""
     scratch: contextlib.ExitStack
@@ -159,7 +145,7 @@ def predict_scan(
 ) -> Prediction:
     """Predict and post-process: the second step; see :func:`segment_scan`."""
     ct = opened.ct
-    mask = output / (case_id + _mask_suffix(scan))
+    mask = mask_path(output, case_id, scan)
     if mask.exists() and mask.samefile(scan):
         raise InputError("the mask would overwrite the scan", path=scan, mend="change --output")
     require_writable_folder(output, needed_bytes=_output_bytes(ct.geometry, ensemble, options))
@@ -199,6 +185,8 @@ def write_prediction(
         if options.merge_lesions:
             merge_lesions(prediction.labels, ensemble.classes)
         write_labels(case.mask, prediction.labels, case.geometry, reference=case.reference)
+        table = table_path(case.mask.parent, case.case_id)
+        write_text_atomic(table, lesion_csv(prediction.lesions))
     labels = written_labels(ensemble.classes, merged=options.merge_lesions)
     seconds = {**case.seconds, "write": time.perf_counter() - started}
     report = {
@@ -206,7 +194,9 @@ def write_prediction(
         "case": case.case_id,
         "labels": {"background": 0, **labels},
         "classes": _class_reports(prediction, ensemble, labels),
+        "lesions": [asdict(lesion) for lesion in prediction.lesions],
         "mask": {"file": case.mask.name, "sha256": sha256_of(case.mask)},
+        "lesion_table": {"file": table.name, "sha256": sha256_of(table)},
         "input": {"sha256": case.sha256, "geometry": case.geometry.to_dict()},
         "model": _model_report(ensemble),
         "region": prediction.region and prediction.region.to_dict(),
@@ -216,78 +206,8 @@ def write_prediction(
         "warnings": list(case.warnings),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
-    write_json_atomic(_report_path(case.mask.parent, case.case_id), report)
+    write_json_atomic(report_path(case.mask.parent, case.case_id), report)
     return report
-
-
-def finished_report(
-    scan: Path,
-    output: Path,
-    *,
-    case_id: str,
-    ensemble: Ensemble,
-    options: InferenceOptions,
-    prompts: CasePrompts = NO_PROMPTS,
-) -> dict[str, Any] | None:
-    """Return the report of a finished case, or None when it has to be (re)done.
-
-    Finished means: the report asks for the same models, options and prompts, the mask has the
-    sha256 that the report states, and the scan is the one that was segmented.
-    """
-    path = _report_path(output, case_id)
-    try:
-        report = read_json(path)
-    except InputError:
-        return None
-    try:
-        mask = output / report["mask"]["file"]
-        same = (
-            report["format_version"] == REPORT_VERSION
-            and report["request"] == request_sha256(ensemble, options, prompts)
-            and mask.name == case_id + _mask_suffix(scan)
-            and mask.is_file()
-            and report["mask"]["sha256"] == sha256_of(mask)
-            and report["input"]["sha256"] == _source_sha256(scan, options)
-        )
-    except (KeyError, TypeError, AttributeError):
-        return None
-    return dict(report) if same else None
-
-
-def request_sha256(
-    ensemble: Ensemble, options: InferenceOptions, prompts: CasePrompts = NO_PROMPTS
-) -> str:
-    """Return a hash of everything, apart from the scan, that decides the result."""
-    content = {
-        "software": __version__,
-        "models": ensemble.sha256,
-        "thresholds": ensemble.thresholds.tolist(),
-        "precision": options.engine.precision,
-        "flip": options.engine.flip,
-        "overlap": options.engine.overlap,
-        "per_class": options.per_class,
-        "probabilities": options.probabilities,
-        "merge_lesions": options.merge_lesions,
-        "postprocess": options.postprocess,
-        "read": repr(options.read),
-        "classes": ensemble.class_names,
-        "text": ensemble.text_sha256,
-        "region": ensemble.region and ensemble.region.sha256,
-        "prompts": prompts.sha256(),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _source_sha256(scan: Path, options: InferenceOptions) -> str:
-    return sha256_of(scan) if scan.is_file() else read_ct(scan, options.read).source_sha256
-
-
-def _report_path(output: Path, case_id: str) -> Path:
-    return output / f"{case_id}.json"
-
-
-def _mask_suffix(scan: Path) -> str:
-    return _DEFAULT_SUFFIX if scan.is_dir() else volume_suffix(scan) or _DEFAULT_SUFFIX
 
 
 def _predict(
@@ -351,6 +271,16 @@ def _predict(
         unions=ensemble.unions,
         enabled=options.postprocess,
     )
+    lesions = measure_lesions(
+        maps.lesions,
+        volume_hu=volume_hu,
+        geometry=canonical_geometry,
+        classes=ensemble.classes,
+        written=written_labels(ensemble.classes, merged=options.merge_lesions),
+        certainty=maps.certainty,
+        presence=presence,
+        scan_sha256=ct.source_sha256,
+    )
     if organs is not None:
         for lesion_plane, organ_plane in zip(labels, organs, strict=True):
             np.copyto(lesion_plane, organ_plane, where=lesion_plane == 0)
@@ -364,6 +294,7 @@ def _predict(
         probabilities=probabilities,
         presence=presence,
         results=results,
+        lesions=lesions,
         region=region,
         scratch=contextlib.ExitStack(),
     )

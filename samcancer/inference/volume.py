@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +35,9 @@ _log = logging.getLogger(__name__)
 
 _HALF = 0.0
 """Logit of the probability 0.5."""
+
+_LEAST_WEIGHT = 1e-6
+"""Of marked pixels in an interpolation; keeps a division finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,17 @@ class EngineOptions:
     """Where a volume network's patches are added up; None is ``device``."""
 
 
+class SliceCertainty(NamedTuple):
+    """How sure the networks are of the lesion voxels of a slice, within a box around them."""
+
+    rows: slice
+    columns: slice
+    probability: NDArray[np.uint8]
+    """Of the class that the voxel was given; 255 is a probability of 1."""
+    agreement: NDArray[np.uint8] | None
+    """Share of the networks that mark the class; 255 is all. None of a network that is alone."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelMaps:
     """Where the result goes: (Z, rows, columns) uint8 arrays of zeros, filled in place."""
@@ -65,6 +80,8 @@ class LabelMaps:
     """None when the model has no organ class."""
     probabilities: Sequence[NDArray[np.float16]] = ()
     """One (Z, rows, columns) array per class, before gating by presence; empty when not wanted."""
+    certainty: dict[int, SliceCertainty] = field(default_factory=dict)
+    """Slice that holds a lesion -> how sure its voxels are; filled in place."""
 
 
 def predict_volume(
@@ -146,9 +163,12 @@ def predict_volume(
         first = kept.start + chunk.start
         span = slice(first, first + len(chunk.logits))
         present = chunk.presence >= thresholds
-        maps.lesions[span] = _winners(chunk.logits, present, lesion_classes, row, column)
+        lesions = _winners(chunk, present, lesion_classes, row, column)
+        maps.lesions[span] = lesions.labels.cpu().numpy()
+        _note_certainty(maps, lesions, first)
         if maps.organs is not None:
-            maps.organs[span] = _winners(chunk.logits, present, organ_classes, row, column)
+            organs = _winners(chunk._replace(agreement=None), present, organ_classes, row, column)
+            maps.organs[span] = organs.labels.cpu().numpy()
         _write_probabilities(maps.probabilities, chunk, span, row, column)
         presence[span] = chunk.presence.cpu().numpy()
         on_slices(len(chunk.logits))
@@ -171,16 +191,29 @@ def _plan(
     return batch, patches
 
 
+class _Winners(NamedTuple):
+    """The most probable class of every voxel, each (n, rows, columns)."""
+
+    labels: Tensor
+    """uint8: k + 1 for class k, 0 for none."""
+    logits: Tensor | None
+    """Of the class; None where no slice holds any."""
+    agreement: Tensor | None
+    """Share of the networks that mark the class; None where that is not known."""
+
+
 def _winners(
-    logits: Tensor, present: Tensor, classes: Sequence[int], row: Tensor, column: Tensor
-) -> NDArray[np.uint8]:
-    """Return (n, rows, columns): label of the most probable of ``classes`` above 0.5, else 0.
+    chunk: SlicePrediction, present: Tensor, classes: Sequence[int], row: Tensor, column: Tensor
+) -> _Winners:
+    """Return the most probable of ``classes`` above 0.5 of every voxel.
 
     Classes that are not present (n, K) in a slice have no voxel there.
     """
-    count = len(logits)
-    labels = torch.zeros((count, len(row), len(column)), dtype=torch.uint8, device=logits.device)
+    logits = chunk.logits
+    shape = (len(logits), len(row), len(column))
+    labels = torch.zeros(shape, dtype=torch.uint8, device=logits.device)
     best: Tensor | None = None
+    agreement: Tensor | None = None
     for k in classes:
         # Interpolation never exceeds the largest logit, so slices without one above 0 are done.
         slices = present[:, k].nonzero().flatten()
@@ -188,13 +221,37 @@ def _winners(
         if len(slices) == 0:
             continue
         if best is None:
-            best = torch.full(labels.shape, _HALF, device=logits.device)
+            best = torch.full(shape, _HALF, device=logits.device)
+            agreement = None if chunk.agreement is None else torch.zeros_like(best)
         upsampled = _upsampled(logits[slices, k], row, column)
         wins = upsampled > best[slices]
         best[slices] = torch.where(wins, upsampled, best[slices])
         labels[slices] = labels[slices].masked_fill(wins, k + 1)
-    result: NDArray[np.uint8] = labels.cpu().numpy()
-    return result
+        if agreement is not None and chunk.agreement is not None:
+            share = _upsampled_share(chunk.agreement[slices, k], logits[slices, k], row, column)
+            agreement[slices] = torch.where(wins, share, agreement[slices])
+    return _Winners(labels, best, agreement)
+
+
+def _note_certainty(maps: LabelMaps, found: _Winners, first: int) -> None:
+    """Keep how sure the lesions of consecutive slices are, of each slice the box that holds any."""
+    if found.logits is None:
+        return
+    for n, marked in enumerate(found.labels > 0):
+        in_row, in_column = (marked.any(dim=d).nonzero().flatten().tolist() for d in (1, 0))
+        if not in_row:
+            continue
+        rows, columns = slice(in_row[0], in_row[-1] + 1), slice(in_column[0], in_column[-1] + 1)
+        agreement = None
+        if found.agreement is not None:
+            agreement = _in_255ths(found.agreement[n, rows, columns])
+        probability = _in_255ths(torch.sigmoid(found.logits[n, rows, columns]))
+        maps.certainty[first + n] = SliceCertainty(rows, columns, probability, agreement)
+
+
+def _in_255ths(share: Tensor) -> NDArray[np.uint8]:
+    scaled: NDArray[np.uint8] = (share * 255).round().clamp(0, 255).byte().cpu().numpy()
+    return scaled
 
 
 def _write_probabilities(
@@ -207,6 +264,17 @@ def _write_probabilities(
     for k, array in enumerate(arrays):
         upsampled = _upsampled(chunk.logits[:, k], row, column)
         array[span] = torch.sigmoid(upsampled).half().cpu().numpy()
+
+
+def _upsampled_share(agreement: Tensor, logits: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Interpolate an agreement (n, S, S) among the pixels that together are marked.
+
+    Beside the outline it would else be mixed with that of pixels outside, and networks that say the
+    same would seem to differ there.
+    """
+    marked = _upsampled((logits > _HALF).float(), row, column)
+    share: Tensor = _upsampled(agreement, row, column) / marked.clamp_min(_LEAST_WEIGHT)
+    return share.clamp_max(1.0)
 
 
 def _upsampled(logits: Tensor, row: Tensor, column: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ from samcancer.modeling.slice_prediction import (
     SlicePrediction,
     gate_logits,
     halved_on_full_gpu,
+    joined,
 )
 from samcancer.windowing import window
 
@@ -122,8 +123,8 @@ class _Run:
         return min(member.window_hu[0] for member in self.members)
 
     @cached_property
-    def air(self) -> tuple[Tensor, Tensor]:
-        """What the networks say about a slice of air: (1, K, S, S) and (1, K)."""
+    def air(self) -> SlicePrediction:
+        """What the networks say about a slice of air."""
         shape = (2 * SLICE_CONTEXT + 1, *self.slices_hu.shape[1:])
         nothing = torch.full(shape, torch.iinfo(torch.int16).min, dtype=torch.int16)
         return _mean_prediction(self, nothing, None)
@@ -131,10 +132,10 @@ class _Run:
 
 def _run_chunks(run: _Run) -> Iterator[SlicePrediction]:
     with evaluating([member.model for member in run.members]):
-        for piece, (logits, presence) in in_pieces(
+        for piece, said in in_pieces(
             run.slices_hu, partial(_predict, run), batch=run.options.batch, autocast=run.autocast
         ):
-            yield SlicePrediction(piece.start, logits, presence)
+            yield said._replace(start=piece.start)
 
 
 def in_pieces(
@@ -169,33 +170,38 @@ def in_pieces(
             done += piece.targets
 
 
-def _predict(run: _Run, chunk: Chunk) -> tuple[Tensor, Tensor]:
-    """Return (n, K, S, S) logits and (n, K) presence probabilities; air is looked up."""
+def _predict(run: _Run, chunk: Chunk) -> SlicePrediction:
+    """Return what is said about a chunk, counted from its own start; air is looked up."""
     told = _told(run, chunk)
     if told is not None or not run.options.skip_air:
         return _mean_prediction(run, chunk.slices_hu, told)
     first, stop = chunk.body(run.air_hu)
     before, after = first, chunk.targets - stop
-    parts = [[x.expand(count, *x.shape[1:]) for x in run.air] for count in (before, after) if count]
+    parts = [run.air.repeated(count) for count in (before, after) if count]
     if first < stop:
         body = _mean_prediction(run, chunk.part(first, stop).slices_hu, None)
-        parts.insert(min(before, 1), list(body))
-    logits, presence = (x[0] if len(x) == 1 else torch.cat(x) for x in zip(*parts, strict=True))
-    return logits, presence
+        parts.insert(min(before, 1), body)
+    return joined(parts)
 
 
-def _mean_prediction(run: _Run, slices_hu: Tensor, told: _Told | None) -> tuple[Tensor, Tensor]:
+def _mean_prediction(run: _Run, slices_hu: Tensor, told: _Told | None) -> SlicePrediction:
     """Return the mean over networks and views of n slices, read with their neighbours."""
     views = [view for member in run.members for view in _views(run, member, slices_hu, told)]
     presence = torch.stack([view.presence for view in views]).mean(dim=0)
     wanted = None if run.thresholds is None else presence >= run.thresholds
+    logits = views[0].outline(wanted)
     if len(views) == 1:
-        return views[0].outline(wanted), presence
-    probability = torch.sigmoid(views[0].outline(wanted))
+        return SlicePrediction(0, logits, presence)
+    probability = torch.sigmoid(logits)
+    votes = (logits > 0).float() if len(run.members) > 1 else None
     for view in views[1:]:
-        probability += torch.sigmoid(view.outline(wanted))
+        logits = view.outline(wanted)
+        probability += torch.sigmoid(logits)
+        if votes is not None:
+            votes += logits > 0
     probability /= len(views)
-    return torch.logit(probability, eps=PROBABILITY_FLOOR), presence
+    logits = torch.logit(probability, eps=PROBABILITY_FLOOR)
+    return SlicePrediction(0, logits, presence, None if votes is None else votes / len(views))
 
 
 class _View(NamedTuple):

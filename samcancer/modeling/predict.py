@@ -27,11 +27,15 @@ from samcancer.modeling.slice_prediction import (
     Member,
     SlicePrediction,
     gate_logits,
+    joined,
 )
 from samcancer.modeling.sliding_window import WindowOptions, predict_windows
 from samcancer.modeling.universal_net import UniversalNet
 
 _DEFAULTS = PredictOptions()
+
+_HALF = 0.5
+"""Probability above which a network marks a voxel."""
 
 _COMBINED_SLICES = 8
 """Slices that are combined at once."""
@@ -170,7 +174,8 @@ class PartPredictions(NamedTuple):
     def combined(self, combine: Combine) -> SlicePrediction:
         """Return what they say together."""
         logits = torch.logit(combine(self.masks), eps=PROBABILITY_FLOOR)
-        return SlicePrediction(self.start, logits, combine(self.presence))
+        agreement = (self.masks > _HALF).float().mean(dim=0)
+        return SlicePrediction(self.start, logits, combine(self.presence), agreement)
 
 
 def aligned(streams: Sequence[Iterator[SlicePrediction]]) -> Iterator[PartPredictions]:
@@ -198,22 +203,9 @@ def _recut(stream: Iterator[SlicePrediction]) -> Iterator[SlicePrediction]:
         waiting.append(piece)
         count += len(piece.logits)
         while count >= _COMBINED_SLICES:
-            whole = _joined(waiting)
-            yield _part(whole, 0, _COMBINED_SLICES)
-            waiting = [_part(whole, _COMBINED_SLICES, count)]
+            whole = joined(waiting)
+            yield whole.part(0, _COMBINED_SLICES)
+            waiting = [whole.part(_COMBINED_SLICES, count)]
             count -= _COMBINED_SLICES
     if count:
-        yield _joined(waiting)
-
-
-def _joined(pieces: Sequence[SlicePrediction]) -> SlicePrediction:
-    return SlicePrediction(
-        pieces[0].start,
-        torch.cat([piece.logits for piece in pieces]),
-        torch.cat([piece.presence for piece in pieces]),
-    )
-
-
-def _part(piece: SlicePrediction, first: int, stop: int) -> SlicePrediction:
-    start, logits, presence = piece
-    return SlicePrediction(start + first, logits[first:stop], presence[first:stop])
+        yield joined(waiting)

@@ -39,6 +39,34 @@ class SlicePrediction(NamedTuple):
     """(n, K, S, S) float32 mask logits; gated by presence where thresholds were given."""
     presence: Tensor
     """(n, K) float32 presence probabilities."""
+    agreement: Tensor | None = None
+    """(n, K, S, S) share of the networks whose own probability is above a half, each mirrored look
+    counted too; None of a network that is alone."""
+
+    def part(self, first: int, stop: int) -> SlicePrediction:
+        """Return what is said about the slices ``start + first`` to ``start + stop``."""
+        agreement = None if self.agreement is None else self.agreement[first:stop]
+        parts = self.logits[first:stop], self.presence[first:stop], agreement
+        return SlicePrediction(self.start + first, *parts)
+
+    def repeated(self, count: int) -> SlicePrediction:
+        """Return what is said about one slice for ``count`` slices."""
+        agreement = None if self.agreement is None else _repeated(self.agreement, count)
+        parts = _repeated(self.logits, count), _repeated(self.presence, count), agreement
+        return SlicePrediction(self.start, *parts)
+
+
+def joined(pieces: Sequence[SlicePrediction]) -> SlicePrediction:
+    """Return predictions of slices that follow one another as one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    shares = [piece.agreement for piece in pieces if piece.agreement is not None]
+    return SlicePrediction(
+        pieces[0].start,
+        torch.cat([piece.logits for piece in pieces]),
+        torch.cat([piece.presence for piece in pieces]),
+        torch.cat(shares) if shares else None,
+    )
 
 
 def gate_logits(logits: Tensor, present: Tensor) -> Tensor:
@@ -49,6 +77,10 @@ def gate_logits(logits: Tensor, present: Tensor) -> Tensor:
 def threshold_vector(thresholds: Mapping[str, float], class_names: Sequence[str]) -> Tensor:
     """Return (K,) presence thresholds in the order of ``class_names``."""
     return torch.tensor([float(thresholds.get(n, UNCALIBRATED_THRESHOLD)) for n in class_names])
+
+
+def _repeated(values: Tensor, count: int) -> Tensor:
+    return values.expand(count, *values.shape[1:])
 
 
 def halved_on_full_gpu(count: int, what: str) -> int:

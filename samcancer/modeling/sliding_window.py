@@ -200,28 +200,29 @@ class _Run:
 
     def _add_layer(self, start: int, total: Tensor) -> None:
         """Add the weighted logits of all patches of a layer."""
-        depth, height, width = self.model.patches.patch_size
+        _, height, width = self.model.patches.patch_size
         layer = self._layer(start)
         patches = [
             _Patch(row, column)
             for row in self._starts(self.grid.rows, height)
             for column in self._starts(self.grid.columns, width)
         ]
-        grey = {patch: _cut(layer, patch, height, width) for patch in patches}
-        air = [p for p in patches if self.options.skip_air and not grey[p].any()]
-        weight = _outer(depth, height, width).to(total.device)
-        for patch in air:
-            self._add(total, patch, self._air * weight)
-        asked = [p for p in patches if p not in set(air)]
+        asked: list[tuple[_Patch, Tensor]] = []
+        for patch in patches:
+            grey = _cut(layer, patch, height, width)
+            if self.options.skip_air and not grey.any():
+                self._add(total, patch, self._weighted_air)
+            else:
+                asked.append((patch, grey))
         while asked:
             now = asked[: self._batch]
             try:
-                logits = self._logits(torch.stack([grey[patch] for patch in now]))
+                logits = self._logits(torch.stack([grey for _, grey in now]))
             except torch.OutOfMemoryError:
                 self._batch = halved_on_full_gpu(len(now), "patch")
                 continue
-            for patch, found in zip(now, logits, strict=True):
-                self._add(total, patch, found.to(total.device) * weight)
+            for (patch, _), found in zip(now, logits, strict=True):
+                self._add(total, patch, found.to(total.device) * self._weight)
             asked = asked[len(now) :]
 
     def _add(self, total: Tensor, patch: _Patch, weighted: Tensor) -> None:
@@ -250,12 +251,20 @@ class _Run:
         return logits
 
     @cached_property
-    def _air(self) -> Tensor:
-        """(K, D, h, w) logits of a patch of air."""
-        shape = (1, *self.model.patches.patch_size)
-        return self._logits(torch.zeros(shape, device=self.options.device))[0].to(
-            self.options.stitch_device
+    def _weight(self) -> Tensor:
+        """(D, h, w) weights of a patch."""
+        depth, height, width = (
+            torch.from_numpy(window_weights(length)).to(self.options.stitch_device)
+            for length in self.model.patches.patch_size
         )
+        return depth[:, None, None] * height[:, None] * width
+
+    @cached_property
+    def _weighted_air(self) -> Tensor:
+        """(K, D, h, w) weighted logits of a patch of air."""
+        shape = (1, *self.model.patches.patch_size)
+        logits = self._logits(torch.zeros(shape, device=self.options.device))[0]
+        return logits.to(self.options.stitch_device) * self._weight
 
     def _layer(self, start: int) -> Tensor:
         """Return planes ``start`` to ``start + D`` (D, H', W') in [0, 1]; air outside."""
@@ -302,12 +311,6 @@ def _sum_of_weights(size: int, starts: Sequence[int], length: int) -> Tensor:
         first, stop = max(start, 0), min(start + length, size)
         total[first:stop] += weights[first - start : stop - start]
     return torch.from_numpy(total)
-
-
-def _outer(*lengths: int) -> Tensor:
-    """Return the weights of a patch, (D, h, w)."""
-    depth, height, width = (torch.from_numpy(window_weights(length)) for length in lengths)
-    return depth[:, None, None] * height[:, None] * width
 
 
 def _cut(layer: Tensor, patch: _Patch, height: int, width: int) -> Tensor:

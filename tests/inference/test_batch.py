@@ -15,7 +15,7 @@ from samcancer.errors import InputError
 from samcancer.files import TEMPORARY_PREFIX, folder_lock
 from samcancer.inference import batch
 from samcancer.inference.batch import BatchResult, case_id_of, find_scans, segment_scans
-from samcancer.inference.scan import InferenceOptions
+from samcancer.inference.options import InferenceOptions
 
 SUFFIXES = (".nii.gz", ".mha", ".nii", ".nrrd", ".nii.gz")
 
@@ -97,7 +97,7 @@ def test_finished_cases_are_skipped_and_untouched(write_scan: WriteScan, tmp_pat
     assert result.skipped == ["case_0", "case_1", "case_2", "case_4"]
     assert result.finished == ["case_3"]
     changed = {p.name for p, t in before.items() if p.stat().st_mtime_ns != t}
-    assert changed == {"case_3.json", "case_3.nrrd"}
+    assert changed == {"case_3.json", "case_3.lesions.csv", "case_3.nrrd"}
 
 
 def test_without_skipping_everything_is_done_again(write_scan: WriteScan, tmp_path: Path) -> None:

@@ -119,5 +119,6 @@ def test_a_fusion_needs_the_weights_of_all_parts_and_the_work_of_one(
     assert needs["fused"].fixed == needs["a"].fixed + needs["b"].fixed
     logits = 4 * SIZE * SIZE * len(CLASSES)
     assert needs["a"].per_slice == needs["b"].per_slice
-    # of each part a chunk, what waits for the other part, and what both are joined from
-    assert needs["fused"].per_slice == needs["a"].per_slice + (2 * 3 - 1) * logits
+    # of each part a chunk, what waits for the other part, and what both are joined from; and how
+    # far they agree
+    assert needs["fused"].per_slice == needs["a"].per_slice + (2 * 3 - 1 + 1) * logits

@@ -44,7 +44,8 @@ def infer(scan: Path, output: Path, *options: str) -> int:
 def test_a_good_scan_gives_a_mask_and_status_0(write_scan: WriteScan, tmp_path: Path) -> None:
     scan = write_scan("scan_0000.nii.gz", bright_box())
     assert infer(scan, tmp_path / "out", "--device", "cpu") == 0
-    assert sorted(p.name for p in (tmp_path / "out").glob("scan*")) == ["scan.json", "scan.nii.gz"]
+    written = sorted(p.name for p in (tmp_path / "out").glob("scan*"))
+    assert written == ["scan.json", "scan.lesions.csv", "scan.nii.gz"]
 
 
 def test_no_postprocess_leaves_the_labels_raw_and_asks_for_another_result(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from inference_fakes import make_ensemble
 from samcancer.inference.batch import find_scans, segment_scans
-from samcancer.inference.scan import InferenceOptions
+from samcancer.inference.options import InferenceOptions
 import SimpleITK  # loaded before the baseline is taken
 import dataclasses
 

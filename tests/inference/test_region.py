@@ -17,10 +17,12 @@ from samcancer.commands import run_verb
 from samcancer.config import Config, ModelConfig, RegionConfig
 from samcancer.errors import InputError
 from samcancer.geometry import Geometry
+from samcancer.inference.finished import finished_report
 from samcancer.inference.models import load_ensemble
+from samcancer.inference.options import InferenceOptions
 from samcancer.inference.prompts import CasePrompts, parse_point
 from samcancer.inference.region import AUTO, RegionModel, load_region, region_run
-from samcancer.inference.scan import InferenceOptions, finished_report, segment_scan
+from samcancer.inference.scan import segment_scan
 from samcancer.inference.slices import ResizedSlices, grid_of
 from samcancer.inference.volume import EngineOptions
 from samcancer.modeling.manual_prompts import SlicePrompt

@@ -11,8 +11,10 @@ from inference_fakes import WriteScan, bright_box, lesion_in_organ, make_ensembl
 
 from samcancer.errors import InputError
 from samcancer.files import sha256_of
+from samcancer.inference.finished import finished_report, request_sha256
 from samcancer.inference.models import Ensemble
-from samcancer.inference.scan import InferenceOptions, finished_report, request_sha256, segment_scan
+from samcancer.inference.options import InferenceOptions
+from samcancer.inference.scan import segment_scan
 from samcancer.inference.volume import EngineOptions
 from samcancer.taxonomy import ClassSpec, PostProcess
 

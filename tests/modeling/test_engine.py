@@ -394,3 +394,22 @@ def test_slices_may_be_a_tensor_on_its_device_already() -> None:
     )
     expected = stack_by_stack(ToyNet(), slices_hu)
     torch.testing.assert_close(found[0], expected[0], atol=1e-5, rtol=0)
+
+
+def test_agreement_is_the_share_of_networks_above_a_half() -> None:
+    slices_hu = padded_slices(5)
+    members = [Member(ToyNet(seed=seed), WINDOW_HU) for seed in range(3)]
+    marked = [
+        torch.cat([c.logits for c in predict_slices(m.model, slices_hu, window_hu=WINDOW_HU)]) > 0
+        for m in members
+    ]
+    shares = [chunk.agreement for chunk in predict_ensemble(members, slices_hu, batch=2)]
+    expected = torch.stack(marked).float().mean(dim=0)
+    assert 0 < (expected == 1).float().mean() < 1
+    torch.testing.assert_close(torch.cat(shares), expected)
+
+
+def test_a_network_that_is_alone_agrees_with_nobody_not_even_in_a_mirror() -> None:
+    member = Member(ToyNet(), WINDOW_HU)
+    chunks = list(predict_ensemble([member], padded_slices(3), flip=True))
+    assert [chunk.agreement for chunk in chunks] == [None] * len(chunks)

@@ -16,7 +16,7 @@ from samcancer.modeling.manual_prompts import POSITIVE, SlicePrompt
 from samcancer.modeling.outputs import NetOutput, VolumeOutput
 from samcancer.modeling.predict import ensembles_at_once, predict_ensemble
 from samcancer.modeling.predict_options import PredictOptions
-from samcancer.modeling.slice_prediction import Member, SlicePrediction
+from samcancer.modeling.slice_prediction import Member, SlicePrediction, joined
 from samcancer.modeling.universal_net import UniversalNet
 
 CLASSES = ("a", "b", "c")
@@ -72,9 +72,7 @@ def whole(members: list[Member | FusedNet], count: int, **options: object) -> Sl
     assert [p.start for p in pieces] == [
         sum(len(p.logits) for p in pieces[:i]) for i in range(len(pieces))
     ]
-    return SlicePrediction(
-        0, torch.cat([p.logits for p in pieces]), torch.cat([p.presence for p in pieces])
-    )
+    return joined(pieces)
 
 
 def by_hand(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -164,3 +162,11 @@ def test_a_fusion_with_a_volume_network_takes_no_prompts() -> None:
     net = FusedNet(CLASSES, [[stack_member()], [volume_member()]], RULES)
     with pytest.raises(InputError, match="takes no prompts"):
         whole([net], 3, prompts=[SlicePrompt(0, 0, points=((1.0, 1.0, POSITIVE),))])
+
+
+def test_agreement_of_systems_is_the_share_that_marks_a_voxel() -> None:
+    members = [stack_member(1), volume_member()]
+    alone = [whole([member], 9).logits > 0 for member in members]
+    found = whole(members, 9).agreement
+    assert found is not None
+    torch.testing.assert_close(found, torch.stack(alone).float().mean(dim=0))
