@@ -34,5 +34,12 @@ class InputError(ValueError):
         return (_rebuild, (self.fact, self.path, self.mend))
 
 
+def fact_of(error: Exception) -> str:
+    """Return what is wrong without any path, as a page that is passed on may say it."""
+    if isinstance(error, InputError):
+        return " ".join(error.fact.splitlines())
+    return f"unexpected {type(error).__name__}; the log says more"
+
+
 def _rebuild(fact: str, path: Path | None, mend: str | None) -> InputError:
     return InputError(fact, path=path, mend=mend)

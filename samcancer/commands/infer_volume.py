@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from samcancer.inference.models import Question
     from samcancer.inference.prompts import CasePrompts
     from samcancer.inference.region import RegionModel
+    from samcancer.inference.scan import InferenceOptions
 
 DESCRIPTION = "Segment whole scans: one label map on each scan's own grid, and a report beside it."
 EXAMPLE = "samcancer infer-volume --input scans/ --output masks/ --model RUNS --device auto"
@@ -103,6 +104,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--per-class", action="store_true", help="also one mask per class")
     parser.add_argument(
         "--probabilities", action="store_true", help="also each class's probabilities"
+    )
+    parser.add_argument(
+        "--html",
+        action="store_true",
+        help="also a page per scan, with a slice viewer, and an index.html of them",
     )
     parser.add_argument(
         "--skip-finished",
@@ -215,7 +221,27 @@ def run(args: argparse.Namespace) -> int:
             on_case=progress.on_case,
             on_slices=progress.on_slices,
         )
+    if args.html:
+        _write_pages(args, scans, options, result)
     return _summary(result)
+
+
+def _write_pages(
+    args: argparse.Namespace, scans: dict[str, Path], options: InferenceOptions, result: BatchResult
+) -> None:
+    """Write the pages of what was segmented and the index; a page that fails counts as failed."""
+    from samcancer.commands.view import page_progress
+    from samcancer.report.scan.pages import sources_of_reports, write_pages
+
+    sources = sources_of_reports(
+        args.output, {case_id: scans[case_id] for case_id in (*result.finished, *result.skipped)}
+    )
+    with page_progress(len(sources), quiet=args.quiet) as on_case:
+        failures = write_pages(
+            sources, args.output, read=options.read, failures=result.facts, on_case=on_case
+        )
+    for case_id, fact in failures.items():
+        result.failures.setdefault(case_id, f"{case_id}: its page: {fact}")
 
 
 def _budget(text: str | None, device: str) -> int | None:

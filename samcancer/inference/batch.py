@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from samcancer.errors import InputError
+from samcancer.errors import InputError, fact_of
 from samcancer.files import folder_lock, remove_stale_temporaries, require_writable_folder
 from samcancer.inference.extras import PER_CLASS_FOLDER, PROBABILITY_FOLDER
 from samcancer.inference.finished import finished_report
@@ -44,6 +44,8 @@ class BatchResult:
     skipped: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     """Case id -> one line that says what is wrong."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """The same without any path, as a page may say it."""
 
 
 def find_scans(inputs: Iterable[Path]) -> dict[str, Path]:
@@ -155,6 +157,7 @@ class _Steps:
         outcome = self._waiting.pop(case_id)
         if isinstance(outcome, Exception):
             self.result.failures[case_id] = _one_line(outcome)
+            self.result.facts[case_id] = fact_of(outcome)
             _log.error("%s failed: %s", case_id, self.result.failures[case_id])
             _log.debug("traceback of %s", case_id, exc_info=outcome)
         elif outcome is None:

@@ -223,3 +223,36 @@ def test_a_stitching_device_that_is_not_there_is_refused(
     words = ["--input", str(tmp_path), "--output", str(tmp_path / "out"), "--model", str(tmp_path)]
     assert run_verb("infer-volume", [*words, "--stitch-device", "cuda"]) == 2
     assert "--stitch-device cuda: no usable GPU was found" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fake_model")
+def test_html_adds_a_page_of_each_scan_and_an_index(write_scan: WriteScan, tmp_path: Path) -> None:
+    scan, out = write_scan("scan_0000.nii.gz", bright_box()), tmp_path / "out"
+    assert infer(scan, out, "--device", "cpu", "--html") == 0
+    assert sorted(p.name for p in out.glob("*.html")) == ["index.html", "scan.html"]
+    assert str(tmp_path) not in (out / "scan.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("fake_model")
+def test_html_writes_missing_pages_of_finished_scans_and_leaves_the_others(
+    write_scan: WriteScan, tmp_path: Path
+) -> None:
+    scan, out = write_scan("scan_0000.nii.gz", bright_box()), tmp_path / "out"
+    again = ("--device", "cpu", "--html", "--skip-finished")
+    assert infer(scan, out, "--device", "cpu") == 0
+    assert infer(scan, out, *again) == 0
+    written = (out / "scan.html").stat().st_mtime_ns
+    assert infer(scan, out, *again) == 0
+    assert (out / "scan.html").stat().st_mtime_ns == written
+
+
+@pytest.mark.usefixtures("fake_model")
+def test_the_index_lists_a_scan_that_failed_without_its_path(
+    write_scan: WriteScan, tmp_path: Path
+) -> None:
+    scan, out = write_scan("scan_0000.nii.gz", bright_box()), tmp_path / "out"
+    (scan.parent / "broken.nii.gz").write_bytes(scan.read_bytes()[:-50])
+    assert infer(scan.parent, out, "--device", "cpu", "--html") == 1
+    text = (out / "index.html").read_text(encoding="utf-8")
+    assert "<strong>broken:</strong>" in text
+    assert str(tmp_path) not in text

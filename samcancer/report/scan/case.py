@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,13 +139,12 @@ def shown_classes(
     thresholds = report.get("model", {}).get("presence_thresholds", {})
     voxels = np.bincount(labels.ravel())
     known = set(values.values())
-    others = [f"label_{v}" for v in np.flatnonzero(voxels).tolist() if v and v not in known]
+    unnamed = [v for v in np.flatnonzero(voxels).tolist() if v and v not in known]
+    values |= {unnamed_class(v): v for v in unnamed}
     shown: list[ShownClass] = []
     used = {"lesion": 0, "organ": 0}
-    for name in dict.fromkeys([*values, *reported, *others]):
+    for name in dict.fromkeys([*values, *reported]):
         label = values.get(name)
-        if name in others:
-            label = int(name.removeprefix("label_"))
         details = reported.get(name, {})
         spec = taxonomy.find_class(name)
         kind: Kind = details.get("kind") or (spec.kind if spec else "lesion")
@@ -169,6 +168,25 @@ def shown_classes(
         )
         used[kind] += 1
     return tuple(shown)
+
+
+def unnamed_class(label: int | None) -> str:
+    """Return the name of a value of the mask that nobody has named."""
+    return f"label_{label}"
+
+
+def classes_report(case_id: str, labels: Mapping[str, Iterable[int]]) -> dict[str, Any]:
+    """Return the report that stands in where a mask has none and its classes are told.
+
+    Raises:
+        InputError: When a class has several values.
+    """
+    single = {}
+    for name, values in labels.items():
+        if len(listed := tuple(values)) != 1:
+            raise InputError(f"the class {name!r} has the values {listed}", mend="give it one")
+        single[name] = listed[0]
+    return {"case": case_id, "labels": {BACKGROUND: 0, **single}}
 
 
 def _oblique_degrees(canonical: Geometry) -> float:

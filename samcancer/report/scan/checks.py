@@ -6,7 +6,7 @@ Arrays are (slice, row, column) in canonical orientation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samcancer.report.overlay import BODY_HU
-from samcancer.report.scan.case import ScanCase
+from samcancer.report.scan.case import ScanCase, unnamed_class
 
 Severity = Literal["warning", "note"]
 
@@ -35,7 +35,9 @@ CUT_SLICES_SHARE = 0.25
 AIR_HU = -900
 """Air around and in the body lies below."""
 PADDING_HU = -1025
-"""No tissue and no air is less dense: such values are filling."""
+"""No tissue and no air is less dense, noise apart: such a value is filling if it is frequent."""
+PADDING_SHARE = 0.001
+"""Share of voxels with the lowest value from which it is no noise."""
 METAL_HU = 3000
 METAL_VOXELS = 50
 """Fewer are noise or a calcification."""
@@ -48,6 +50,11 @@ SOFT_TISSUE_HU = (-120, 120)
 
 _BORDER = 1
 """Pixels of the border of a slice that are looked at."""
+_SAMPLED = 4
+"""Every so manyth row and column counts for the median of the body, which keeps memory small."""
+
+_MOST_LISTED = 4
+"""Names in one sentence before it says how many more there are."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Finding:
 def check_scan(case: ScanCase) -> tuple[Finding, ...]:
     """Return what is odd about a scan: first the warnings, then the notes."""
     found = [*_spacing(case), *_orientation(case), *_field_of_view(case), *_values(case.hu)]
+    found += _classes(case)
     return tuple(sorted(found, key=lambda finding: finding.severity != "warning"))
 
 
@@ -114,14 +122,24 @@ def _field_of_view(case: ScanCase) -> Iterator[Finding]:
             "searched.",
             "warning",
         )
-    for shown in case.classes:
-        if shown.kind == "lesion" and shown.label is not None:
-            mask = case.labels == shown.label
-            if mask.any() and _touches_border(mask):
-                yield Finding(
-                    f"A {shown.title} reaches the edge of the scan: its size is a lower bound.",
-                    "warning",
-                )
+    at_edge = _labels_at_border(case.labels)
+    titles = [s.title for s in case.classes if s.kind == "lesion" and s.label in at_edge]
+    if titles:
+        yield Finding(
+            f"A lesion reaches the edge of the scan ({_listed(titles)}): its size is a lower "
+            "bound.",
+            "warning",
+        )
+
+
+def _classes(case: ScanCase) -> Iterator[Finding]:
+    unnamed = [str(s.label) for s in case.classes if s.name == unnamed_class(s.label)]
+    if unnamed:
+        yield Finding(
+            f"The mask holds values without a class ({_listed(unnamed)}); they are shown as "
+            "lesions.",
+            "note",
+        )
 
 
 def _values(hu: npt.NDArray[np.int16]) -> Iterator[Finding]:
@@ -132,11 +150,11 @@ def _values(hu: npt.NDArray[np.int16]) -> Iterator[Finding]:
             "in HU.",
             "warning",
         )
-    padding = float(np.mean(hu < PADDING_HU))
-    if padding:
+    padding = float(np.mean(hu == lowest))
+    if lowest < PADDING_HU and padding > PADDING_SHARE:
         yield Finding(
-            f"{padding:.1%} of the voxels are filling below {PADDING_HU} HU (lowest {lowest}), as "
-            "outside a scanner's round field of view.",
+            f"{padding:.1%} of the voxels are filling of {lowest} HU, as outside a scanner's round "
+            "field of view.",
             "note",
         )
     metal = int(np.count_nonzero(hu > METAL_HU))
@@ -146,18 +164,20 @@ def _values(hu: npt.NDArray[np.int16]) -> Iterator[Finding]:
             "lesions.",
             "warning",
         )
-    if float(np.mean(hu == highest)) > CLIPPED_SHARE and highest < METAL_HU:
+    clipped = float(np.mean(hu == highest))
+    if highest < BONE_HU:
         yield Finding(
-            f"{np.mean(hu == highest):.1%} of the voxels have the largest value, {highest} HU: "
-            "denser ones were clipped.",
+            f"No voxel is denser than {highest} HU: bone is missing, clipped or not in HU.",
             "warning",
         )
-    elif highest < BONE_HU:
+    elif highest < METAL_HU and clipped > CLIPPED_SHARE:
         yield Finding(
-            f"No voxel is denser than {highest} HU: bone is missing or the scan is not in HU.",
+            f"{clipped:.1%} of the voxels have the largest value, {highest} HU: denser ones were "
+            "clipped.",
             "warning",
         )
-    body = hu[hu > BODY_HU]
+    sample = hu[:, ::_SAMPLED, ::_SAMPLED]
+    body = sample[sample > BODY_HU]
     if body.size:
         middle = float(np.median(body))
         if not SOFT_TISSUE_HU[0] <= middle <= SOFT_TISSUE_HU[1]:
@@ -174,6 +194,12 @@ def _border_share(plane: npt.NDArray[np.int16]) -> float:
     return float(np.mean(border > BODY_HU))
 
 
-def _touches_border(mask: npt.NDArray[np.bool_]) -> bool:
-    ends = (mask[0], mask[-1], mask[:, 0], mask[:, -1], mask[:, :, 0], mask[:, :, -1])
-    return any(bool(end.any()) for end in ends)
+def _labels_at_border(labels: npt.NDArray[np.uint8]) -> set[int]:
+    """Return the values on the six faces of the volume."""
+    faces = [labels.take(end, axis=axis).ravel() for axis in range(3) for end in (0, -1)]
+    return set(np.unique(np.concatenate(faces)).tolist())
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = f" and {len(words) - _MOST_LISTED} more" if len(words) > _MOST_LISTED else ""
+    return ", ".join(words[:_MOST_LISTED]) + more

@@ -20,7 +20,7 @@ from samcancer.report.overlay import (
     scale_and_sides,
 )
 from samcancer.report.scan.case import ScanCase
-from samcancer.report.scan.lesions import Line, ShownLesion
+from samcancer.report.scan.lesions import ShownLesion
 
 MAX_PICTURES = 24
 """Largest lesions that get a picture of their own; the viewer shows them all."""
@@ -42,7 +42,7 @@ def _figure(case: ScanCase, lesion: ShownLesion, index: int) -> str:
         row_spacing_mm=row_mm,
         column_spacing_mm=column_mm,
         window_hu=shown.window_hu,
-        crop=_crop(lesion, labels, plane, (row_mm, column_mm)),
+        crop=_crop(lesion, plane, (row_mm, column_mm)),
     )
     where = f"Slice {lesion.key_slice + 1} of {len(case.hu)} from the feet"
     identifier = f"key-{index}"
@@ -59,18 +59,15 @@ def _figure(case: ScanCase, lesion: ShownLesion, index: int) -> str:
 
 def _crop(
     lesion: ShownLesion,
-    labels: npt.NDArray[np.uint8],
     plane: npt.NDArray[np.int16],
     spacing_mm: tuple[float, float],
 ) -> CropBox:
-    """Surround the diameters of the lesion, or without them all of its class on the slice."""
-    marked = labels == lesion.label
-    if lesion.long_axis is not None:
-        (x0, y0), (x1, y1) = lesion.long_axis
-        marked = np.zeros_like(marked)
-        rows = slice(max(round(min(y0, y1)), 0), round(max(y0, y1)) + 1)
-        columns = slice(max(round(min(x0, x1)), 0), round(max(x0, x1)) + 1)
-        marked[rows, columns] = True
+    """Surround the diameters of the lesion."""
+    xs, ys = zip(*lesion.long_axis, *lesion.short_axis, strict=True)
+    marked = np.zeros(plane.shape, dtype=np.bool_)
+    rows = slice(max(round(min(ys)), 0), round(max(ys)) + 1)
+    columns = slice(max(round(min(xs)), 0), round(max(xs)) + 1)
+    marked[rows, columns] = True
     return focus_box(marked, body_box(plane, spacing_mm), spacing_mm)
 
 
@@ -90,9 +87,8 @@ def _layers(case: ScanCase, picture: SlicePicture, labels: npt.NDArray[np.uint8]
 
 
 def _diameters(lesion: ShownLesion, picture: SlicePicture) -> str:
-    lines: list[Line] = [line for line in (lesion.long_axis, lesion.short_axis) if line]
     drawn = []
-    for (x0, y0), (x1, y1) in lines:
+    for (x0, y0), (x1, y1) in (lesion.long_axis, lesion.short_axis):
         ends = (
             (x0 + 0.5 - picture.crop.left) * picture.column_spacing_mm,
             (y0 + 0.5 - picture.crop.top) * picture.row_spacing_mm,
@@ -100,14 +96,12 @@ def _diameters(lesion: ShownLesion, picture: SlicePicture) -> str:
             (y1 + 0.5 - picture.crop.top) * picture.row_spacing_mm,
         )
         drawn.append("M{:.2f} {:.2f}L{:.2f} {:.2f}".format(*ends))
-    return f'<path class="diameter" d="{"".join(drawn)}"/>' if drawn else ""
+    return f'<path class="diameter" d="{"".join(drawn)}"/>'
 
 
 def _caption(lesion: ShownLesion, where: str) -> str:
-    size = f"{lesion.volume_ml:.2f} ml"
-    if lesion.long_axis_mm is not None and lesion.short_axis_mm is not None:
-        size = f"{lesion.long_axis_mm:.1f} × {lesion.short_axis_mm:.1f} mm, {size}"
-    return f"{size}. {where}"
+    size = f"{lesion.long_axis_mm:.1f} × {lesion.short_axis_mm:.1f} mm"
+    return f"{size}, {lesion.volume_ml:.2f} ml. {where}"
 
 
 def _window(window_hu: WindowHu) -> str:

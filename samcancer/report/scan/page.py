@@ -29,7 +29,7 @@ from samcancer.report.scan.checks import Finding, check_scan
 from samcancer.report.scan.companding import level_hu
 from samcancer.report.scan.frames import Frames, pack_masks, pack_slices
 from samcancer.report.scan.key_slices import key_slices_html
-from samcancer.report.scan.lesions import ShownLesion, lesions_of
+from samcancer.report.scan.lesions import ShownLesion, largest_lesions, lesions_of
 from samcancer.report.scan.projections import projections_html, thumbnail
 from samcancer.report.scan.sections import (
     alerts_html,
@@ -41,6 +41,9 @@ from samcancer.report.scan.sections import (
 )
 from samcancer.taxonomy import Taxonomy
 from samcancer.volume_io import CtVolume, ReadOptions, strip_volume_suffix
+
+SUMMARY_ID = "case-summary"
+"""Of the element in a page's head that the index of a folder reads."""
 
 PAGE_BYTES = 14_500_000
 """Largest size aimed at: pages stay under 15 MB, which mail and browsers take without trouble."""
@@ -101,15 +104,16 @@ def write_scan_page(
 
 def render_scan(case: ScanCase) -> str:
     """Return the page as HTML text."""
-    lesions = lesions_of(case)
+    every_lesion = lesions_of(case)
+    lesions = largest_lesions(every_lesion)
     findings = (*(Finding(line, "warning") for line in case.warnings), *check_scan(case))
     folder = resources.files("samcancer.report")
     script = folder.joinpath("scan/viewer.js").read_text(encoding="utf-8")
     sections = "".join(
         (
-            lesion_section(case, lesions),
+            lesion_section(case, lesions, left_out=len(every_lesion) - len(lesions)),
             _section("key-slices", "Key slices", _key_slices(case, lesions)),
-            class_section(case, lesions),
+            class_section(case, every_lesion),
             model_section(case),
         )
     )
@@ -120,8 +124,9 @@ def render_scan(case: ScanCase) -> str:
     return Template(folder.joinpath("scan/scan.html").read_text(encoding="utf-8")).substitute(
         version=escape(__version__),
         title=escape(case.case_id),
-        lead=escape(lead(case, lesions)),
-        summary=as_json(_summary(case, lesions, findings)),
+        lead=escape(lead(case, every_lesion)),
+        summary_id=SUMMARY_ID,
+        summary=as_json(_summary(case, every_lesion, findings)),
         alerts=alerts_html(findings),
         style=folder.joinpath("page.css").read_text(encoding="utf-8")
         + folder.joinpath("scan/scan.css").read_text(encoding="utf-8"),
@@ -138,7 +143,7 @@ def render_scan(case: ScanCase) -> str:
 
 def as_json(content: Any) -> str:
     """Return JSON that is safe inside a script element: no text of it can close the element."""
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 

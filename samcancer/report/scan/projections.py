@@ -24,6 +24,9 @@ _QUALITY = 75
 _FRONT, _SIDE = 1, 2
 """Array axes along which to look."""
 
+_TINT = 0.6
+"""Share of the lesion's colour in a thumbnail."""
+
 _THUMBNAIL_SIDE = 120
 """Largest side of a thumbnail in pixels."""
 
@@ -41,7 +44,8 @@ def thumbnail(case: ScanCase) -> str:
     picture = np.repeat(grey[..., None], 3, axis=2)
     for shown in _lesion_classes(case):
         seen = _seen(case.labels, shown[0], _FRONT)
-        picture[seen] = [int(shown[2][start : start + 2], 16) for start in (1, 3, 5)]
+        colour = np.array([int(shown[2][start : start + 2], 16) for start in (1, 3, 5)])
+        picture[seen] = (1 - _TINT) * picture[seen] + _TINT * colour
     column_mm, _, slice_mm = case.geometry.spacing_mm
     width_mm, height_mm = picture.shape[1] * column_mm, picture.shape[0] * slice_mm
     scale = _THUMBNAIL_SIDE / max(width_mm, height_mm)

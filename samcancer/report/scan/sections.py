@@ -46,7 +46,7 @@ def class_list_html(case: ScanCase) -> str:
     )
 
 
-def lesion_section(case: ScanCase, lesions: Sequence[ShownLesion]) -> str:
+def lesion_section(case: ScanCase, lesions: Sequence[ShownLesion], *, left_out: int = 0) -> str:
     """Return the table of lesions; its buttons lead to their key slices."""
     if not lesions:
         return _section("lesions", "Lesions", "<p>No lesion is outlined on this scan.</p>")
@@ -56,24 +56,24 @@ def lesion_section(case: ScanCase, lesions: Sequence[ShownLesion]) -> str:
     )
     rows = []
     for index, lesion in enumerate(lesions):
-        shown = case.class_of(lesion.label)
+        colour = case.class_of(lesion.label).colour
         cells = [
             _ml(lesion.volume_ml),
-            _figure(lesion.long_axis_mm, ".1f", " mm"),
-            _figure(lesion.short_axis_mm, ".1f", " mm"),
+            f"{lesion.long_axis_mm:.1f} mm",
+            f"{lesion.short_axis_mm:.1f} mm",
             f"{lesion.first_slice + 1} to {lesion.last_slice + 1}",
-            f"{_figure(lesion.mean_hu, '.0f')} ± {_figure(lesion.sd_hu, '.0f')}",
+            f"{lesion.mean_hu:.0f} ± {lesion.sd_hu:.0f}",
             _figure(lesion.probability, ".2f"),
         ]
         if len(head) > len(cells) + 2:
             cells.append(_figure(lesion.agreement, ".0%"))
         button = (
             f'<button class="jump" type="button" data-lesion="{index}"><span class="chip" '
-            f'style="border-color:{shown.colour}"></span>{escape(lesion.name)}</button>'
+            f'style="border-color:{colour}"></span>{escape(lesion.name)}</button>'
         )
         rows.append(
             f'<tr data-lesion="{index}"><th scope="row">{button}</th>'
-            f"<td>{escape(shown.title)}</td>"
+            f"<td>{escape(lesion.class_title)}</td>"
             + "".join(f'<td class="number">{cell}</td>' for cell in cells)
             + "</tr>"
         )
@@ -82,6 +82,8 @@ def lesion_section(case: ScanCase, lesions: Sequence[ShownLesion]) -> str:
         "longest perpendicular to it in that slice. Slices count from the feet. HU are mean and "
         "standard deviation in the outline; probability is the network's mean in the outline."
     )
+    if left_out:
+        note += f" {left_out} smaller lesions are not listed."
     return _section("lesions", "Lesions", _table("Lesions", head, rows, text=2) + _note(note))
 
 
@@ -164,5 +166,5 @@ def _ml(volume_ml: float) -> str:
     return f"{volume_ml:.2f} ml" if volume_ml < 10 else f"{volume_ml:.1f} ml"
 
 
-def _figure(value: float | None, form: str, unit: str = "") -> str:
-    return _NONE if value is None else f"{value:{form}}{unit}"
+def _figure(value: float | None, form: str) -> str:
+    return _NONE if value is None else f"{value:{form}}"

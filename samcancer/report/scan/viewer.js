@@ -165,7 +165,7 @@
   }
 
   function paintDiameters(lesion) {
-    if (lesion.key_slice !== state.slice || !lesion.long_axis || state.hidden.has(lesion.label)) { return; }
+    if (lesion.key_slice !== state.slice || state.hidden.has(lesion.label)) { return; }
     const unit = window.devicePixelRatio || 1;
     context.beginPath();
     [lesion.long_axis, lesion.short_axis].forEach(function (line) {
@@ -304,7 +304,7 @@
     if (state.view.zoom > 1) {
       state.view = { left: 0, top: 0, zoom: 1 };
     } else {
-      const here = data.lesions.find(function (one) { return one.key_slice === state.slice && one.long_axis; });
+      const here = data.lesions.find(function (one) { return one.key_slice === state.slice; });
       const middle = here && [0, 1].map(function (k) { return (here.long_axis[0][k] + here.long_axis[1][k]) / 2; });
       const about = spot || middle || [columns / 2, rows / 2];
       const width = columns / ZOOM;

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from samcancer.geometry import Geometry
+from samcancer.inference.lesion_table import MeasuredLesion
 from samcancer.volume_io import write_ct, write_labels
 
 GEOMETRY = Geometry(
@@ -60,3 +61,35 @@ def write_scan(folder: Path, case_id: str = "patient-7") -> tuple[Path, Path]:
     write_ct(scan, scan_hu(), GEOMETRY)
     write_labels(mask, scan_labels(), GEOMETRY)
     return scan, mask
+
+
+def measured_lesion() -> MeasuredLesion:
+    """Return the liver lesion as infer-volume would measure it, its long axis on slice 6."""
+    low, high = (point_mm(12, 10, 6), point_mm(23, 19, 6))
+    return MeasuredLesion(
+        lesion_id="liver_lesion-1",
+        tracking_uid="2.25.1",
+        class_name="liver_lesion",
+        label=1,
+        voxels=480,
+        volume_ml=480 * 0.02,
+        long_axis_mm=float(np.hypot(22.0, 22.5)),
+        long_axis_ends_mm=(low, high),
+        short_axis_mm=20.0,
+        short_axis_ends_mm=(point_mm(22, 11, 6), point_mm(14, 18, 6)),
+        centroid_mm=point_mm(17.5, 14.5, 6.5),
+        first_slice=5,
+        last_slice=8,
+        key_slice=6,
+        mean_hu=41.0,
+        sd_hu=9.0,
+        mean_probability=0.91,
+        presence=0.97,
+        fold_agreement=None,
+    )
+
+
+def point_mm(x: float, y: float, z: float) -> tuple[float, float, float]:
+    """Return where a voxel lies."""
+    a, b, c = GEOMETRY.position_mm(np.array([x, y, z])).tolist()
+    return (a, b, c)
