@@ -109,7 +109,7 @@ def _load(args: argparse.Namespace, settings: ServeSettings) -> tuple[Segment, M
     import torch
 
     from samcancer.inference.models import load_ensemble
-    from samcancer.inference.scan import InferenceOptions
+    from samcancer.inference.options import InferenceOptions
     from samcancer.inference.volume import EngineOptions
     from samcancer.serve.app import ModelFacts
     from samcancer.serve.engine import ScanEngine

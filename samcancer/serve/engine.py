@@ -9,13 +9,8 @@ from pathlib import Path
 from samcancer.errors import InputError
 from samcancer.geometry import canonicalise
 from samcancer.inference.models import Ensemble
-from samcancer.inference.scan import (
-    InferenceOptions,
-    OpenScan,
-    open_scan,
-    predict_scan,
-    write_prediction,
-)
+from samcancer.inference.options import InferenceOptions
+from samcancer.inference.scan import OpenScan, open_scan, predict_scan, write_prediction
 from samcancer.report.scan import write_scan_page
 from samcancer.serve.archive import ArchiveLimits, unpack_scan
 from samcancer.serve.jobs import Progress, Result, Stage

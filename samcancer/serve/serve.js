@@ -10,7 +10,7 @@
   const REMEMBERED = "samcancer-scan";
   const HEADERS = { "X-SAMCancer": "1" };
   const STEPS = ["uploading", "waiting", "reading", "segmenting", "writing", "drawing"];
-  const DOWNLOADS = { mask: "Mask", report: "Report", lesions: "Lesions", page: "Page", dicom: "DICOM" };
+  const DOWNLOADS = { mask: "Mask", report: "Report", lesions: "Lesions", dicom: "DICOM", page: "Page" };
   const DOING = {
     reading: "Reading and checking the scan",
     segmenting: "Segmenting",
@@ -287,7 +287,7 @@
     const stem = scan.names.length === 1 ? scan.names[0].slice(0, -(suffixOf(scan.names[0]).length || Infinity)) || scan.names[0] : "scan";
     link.className = "button";
     link.href = base + result.name + "?download";
-    link.download = stem + (result.kind === "mask" ? "_mask" : result.kind === "lesions" ? "_lesions" : "") + ending;
+    link.download = stem + (result.kind === "mask" ? "_mask" : "") + ending;
     link.title = result.name.replace(/^[^.]*\./, "").toUpperCase() + ", " + size(result.bytes);
     const sign = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     sign.setAttribute("viewBox", "0 0 16 16");
@@ -295,8 +295,14 @@
     const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
     path.setAttribute("d", "M8 2v8m0 0L5 7m3 3 3-3M2.5 13.5h11");
     sign.append(path);
-    link.append(sign, DOWNLOADS[result.kind] || result.name);
+    link.append(sign, labelOf(result));
     return link;
+  }
+
+  // scan.seg.dcm is "DICOM SEG".
+  function labelOf(result) {
+    const label = DOWNLOADS[result.kind] || result.name;
+    return result.kind === "dicom" ? label + " " + result.name.split(".").slice(1, -1).join(" ").toUpperCase() : label;
   }
 
   // Says how long the results stay, and returns to the start when they are gone.

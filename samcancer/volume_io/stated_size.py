@@ -62,12 +62,13 @@ def _voxels_of_text_header(path: Path) -> int:
 
 def _voxels_of_series(folder: Path) -> int:
     """The largest slice times the number of slices, as arrays of one size are taken for all."""
-    from samcancer.volume_io.dicom_files import numbers_of, read_tags
+    from samcancer.volume_io.dicom_files import numbers_of, read_tags, whole_number_of
 
-    pixels = [0]
+    largest = slices = 0
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
         tags = read_tags(path)
         if tags is not None and tags["Rows"] is not None and tags["Columns"] is not None:
             rows, columns = (float(numbers_of(tags, n, 1, path)[0]) for n in ("Rows", "Columns"))
-            pixels.append(int(rows * columns))
-    return max(pixels) * (len(pixels) - 1)
+            largest = max(largest, int(rows * columns))
+            slices += max(1, whole_number_of(tags, "NumberOfFrames", path) or 1)
+    return largest * slices
