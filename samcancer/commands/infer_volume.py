@@ -15,9 +15,9 @@ from samcancer.errors import InputError
 if TYPE_CHECKING:
     from samcancer.inference.batch import BatchResult
     from samcancer.inference.models import Question
+    from samcancer.inference.options import InferenceOptions
     from samcancer.inference.prompts import CasePrompts
     from samcancer.inference.region import RegionModel
-    from samcancer.inference.scan import InferenceOptions
 
 DESCRIPTION = "Segment whole scans: one label map on each scan's own grid, and a report beside it."
 EXAMPLE = "samcancer infer-volume --input scans/ --output masks/ --model RUNS --device auto"

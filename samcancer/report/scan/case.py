@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from samcancer.config import WindowHu
 from samcancer.errors import InputError
 from samcancer.geometry import Geometry, Reorientation, canonicalise, require_same_grid
 from samcancer.taxonomy import Kind, Taxonomy, load_taxonomy
@@ -44,7 +45,7 @@ class ShownClass:
     """Value in the mask; None for a class that was looked for and has no value of its own."""
     colour: str
     volume_ml: float
-    window_hu: tuple[float, float]
+    window_hu: WindowHu
     threshold: float | None = None
     """Presence probability under which the class yields no mask; None where unknown."""
     presence: float | None = None
@@ -137,7 +138,9 @@ def shown_classes(
     values = {str(n): int(v) for n, v in report.get("labels", {}).items() if n != BACKGROUND}
     reported = report.get("classes", {})
     thresholds = report.get("model", {}).get("presence_thresholds", {})
-    voxels = np.bincount(labels.ravel())
+    voxels = np.zeros(_MAX_LABEL + 1, dtype=np.int64)
+    for plane in labels:  # bincount takes eight bytes a voxel
+        voxels += np.bincount(plane.ravel(), minlength=len(voxels))
     known = set(values.values())
     unnamed = [v for v in np.flatnonzero(voxels).tolist() if v and v not in known]
     values |= {unnamed_class(v): v for v in unnamed}

@@ -151,8 +151,7 @@ def _table(rows: Sequence[CaseRow]) -> str:
         totals.update(row.volumes_ml)
     titles = [title for title, volume_ml in totals.most_common() if volume_ml > 0]
     heads = [("Case", False), ("Slices", True), ("Lesions", True), ("Largest, ml", True)]
-    heads += [(f"{title}, ml", True) for title in titles]
-    heads.append(("Warnings", True))
+    heads += [("Warnings", True), *((f"{title}, ml", True) for title in titles)]
     cells = "".join(
         f'<th scope="col"{" class=number" if number else ""}>'
         f'<button type="button">{escape(name)}</button></th>'
@@ -178,8 +177,9 @@ def _case(row: CaseRow, titles: Sequence[str]) -> str:
     numbers = [
         (row.slices, str(row.slices)),
         (len(row.lesion_volumes_ml), str(len(row.lesion_volumes_ml))),
-        *((v, _ml(v)) for v in (largest_ml, *(row.volumes_ml.get(t, 0.0) for t in titles))),
+        (largest_ml, _ml(largest_ml)),
         (len(row.warnings), warnings or "0"),
+        *((v, _ml(v)) for v in (row.volumes_ml.get(title, 0.0) for title in titles)),
     ]
     return (
         f'<tr><td class="thumb"><a href="{link}" tabindex="-1" aria-hidden="true">{picture}</a>'

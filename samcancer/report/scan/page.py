@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samcancer import __version__
+from samcancer.config import WindowHu
 from samcancer.files import write_text_atomic
 from samcancer.report.scan.case import ScanCase, read_case
 from samcancer.report.scan.checks import Finding, check_scan
@@ -32,12 +33,13 @@ from samcancer.report.scan.key_slices import key_slices_html
 from samcancer.report.scan.lesions import ShownLesion, largest_lesions, lesions_of
 from samcancer.report.scan.projections import projections_html, thumbnail
 from samcancer.report.scan.sections import (
-    alerts_html,
     class_list_html,
     class_section,
     lead,
     lesion_section,
     model_section,
+    notes_html,
+    warnings_html,
 )
 from samcancer.taxonomy import Taxonomy
 from samcancer.volume_io import CtVolume, ReadOptions, strip_volume_suffix
@@ -127,7 +129,8 @@ def render_scan(case: ScanCase) -> str:
         lead=escape(lead(case, every_lesion)),
         summary_id=SUMMARY_ID,
         summary=as_json(_summary(case, every_lesion, findings)),
-        alerts=alerts_html(findings),
+        warnings=warnings_html(findings),
+        notes=notes_html(findings),
         style=folder.joinpath("page.css").read_text(encoding="utf-8")
         + folder.joinpath("scan/scan.css").read_text(encoding="utf-8"),
         classes=class_list_html(case),
@@ -192,6 +195,7 @@ def _data(
         "pictures": frames.pictures,
         "masks": masks,
         "first_slice": largest.key_slice if largest else slices // 2,
+        "first_preset": _preset_for(case.class_of(largest.label).window_hu) if largest else 0,
         "presets": [{"name": n, "low": w[0], "high": w[1]} for n, w in PRESETS_HU.items()],
         "classes": [
             {"label": s.label, "title": s.title, "kind": s.kind, "colour": s.colour}
@@ -200,6 +204,14 @@ def _data(
         ],
         "lesions": [asdict(lesion) for lesion in lesions],
     }
+
+
+def _preset_for(window_hu: WindowHu) -> int:
+    """Return the number of the preset that is most like a class's own window."""
+    apart = [
+        abs(low - window_hu[0]) + abs(high - window_hu[1]) for low, high in PRESETS_HU.values()
+    ]
+    return apart.index(min(apart))
 
 
 def _summary(

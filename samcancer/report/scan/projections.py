@@ -24,6 +24,9 @@ _QUALITY = 75
 _FRONT, _SIDE = 1, 2
 """Array axes along which to look."""
 
+_WIDE = 1.3
+"""Width over height from which one projection is shown below the other."""
+
 _TINT = 0.6
 """Share of the lesion's colour in a thumbnail."""
 
@@ -33,9 +36,12 @@ _THUMBNAIL_SIDE = 120
 
 def projections_html(case: ScanCase) -> str:
     """Return both projections as figures with lesion outlines and a line for the slice shown."""
-    return _figure(case, _FRONT, "From the front", ("R", "L")) + _figure(
-        case, _SIDE, "From the side", ("A", "P")
-    )
+    column_mm, _, slice_mm = case.geometry.spacing_mm
+    slices, _, columns = case.hu.shape
+    layout = " wide" if columns * column_mm > _WIDE * slices * slice_mm else ""
+    front = _figure(case, _FRONT, "From the front", ("R", "L"))
+    side = _figure(case, _SIDE, "From the side", ("A", "P"))
+    return f'<div class="projections{layout}">{front}{side}</div>'
 
 
 def thumbnail(case: ScanCase) -> str:

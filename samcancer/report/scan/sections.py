@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from samcancer.report.scan.case import ScanCase, ShownClass
@@ -25,14 +25,23 @@ def lead(case: ScanCase, lesions: Sequence[ShownLesion]) -> str:
     return f"{number} outlined, {volume_ml:.3g} ml in all. {size}"
 
 
-def alerts_html(findings: Iterable[Finding]) -> str:
-    """Return the warnings and notes as a list; nothing when there are none."""
+def warnings_html(findings: Iterable[Finding]) -> str:
+    """Return the warnings as a list; nothing when there are none."""
     items = [
-        f'<li class="{"" if f.severity == "warning" else "note-line"}">'
-        f"<strong>{f.severity.capitalize()}:</strong> {escape(f.text)}</li>"
-        for f in findings
+        f"<li><strong>Warning:</strong> {escape(finding.text)}</li>"
+        for finding in findings
+        if finding.severity == "warning"
     ]
     return f'<ul class="alerts" aria-label="Warnings">{"".join(items)}</ul>' if items else ""
+
+
+def notes_html(findings: Iterable[Finding]) -> str:
+    """Return the notes as paragraphs for below the viewer."""
+    return "".join(
+        f'<p class="note">{escape(finding.text)}</p>'
+        for finding in findings
+        if finding.severity == "note"
+    )
 
 
 def class_list_html(case: ScanCase) -> str:
@@ -50,23 +59,29 @@ def lesion_section(case: ScanCase, lesions: Sequence[ShownLesion], *, left_out: 
     """Return the table of lesions; its buttons lead to their key slices."""
     if not lesions:
         return _section("lesions", "Lesions", "<p>No lesion is outlined on this scan.</p>")
-    head = (
-        *("Lesion", "Class", "Volume", "Long axis", "Short axis", "Slices", "HU", "Probability"),
-        *(("Agreement",) if any(lesion.agreement is not None for lesion in lesions) else ()),
+    columns: list[tuple[str, Callable[[ShownLesion], str]]] = [
+        ("Volume", lambda lesion: _ml(lesion.volume_ml)),
+        ("Long axis", lambda lesion: f"{lesion.long_axis_mm:.1f} mm"),
+        ("Short axis", lambda lesion: f"{lesion.short_axis_mm:.1f} mm"),
+        ("Slices", lambda lesion: f"{lesion.first_slice + 1} to {lesion.last_slice + 1}"),
+        ("HU", lambda lesion: f"{lesion.mean_hu:.0f} ± {lesion.sd_hu:.0f}"),
+    ]
+    note = (
+        "Diameters follow RECIST 1.1: the longest line of the lesion in one axial slice, and the "
+        "longest perpendicular to it in that slice. Slices count from the feet. HU are mean and "
+        "standard deviation in the outline."
     )
+    if any(lesion.probability is not None for lesion in lesions):
+        columns.append(("Probability", lambda lesion: _figure(lesion.probability, ".2f")))
+        note += " Probability is the network's mean in the outline."
+    if any(lesion.agreement is not None for lesion in lesions):
+        columns.append(("Agreement", lambda lesion: _figure(lesion.agreement, ".0%")))
+        note += " Agreement is the share of the networks that mark a voxel of the lesion."
+    if left_out:
+        note += f" {left_out} smaller lesions are not listed."
     rows = []
     for index, lesion in enumerate(lesions):
         colour = case.class_of(lesion.label).colour
-        cells = [
-            _ml(lesion.volume_ml),
-            f"{lesion.long_axis_mm:.1f} mm",
-            f"{lesion.short_axis_mm:.1f} mm",
-            f"{lesion.first_slice + 1} to {lesion.last_slice + 1}",
-            f"{lesion.mean_hu:.0f} ± {lesion.sd_hu:.0f}",
-            _figure(lesion.probability, ".2f"),
-        ]
-        if len(head) > len(cells) + 2:
-            cells.append(_figure(lesion.agreement, ".0%"))
         button = (
             f'<button class="jump" type="button" data-lesion="{index}"><span class="chip" '
             f'style="border-color:{colour}"></span>{escape(lesion.name)}</button>'
@@ -74,16 +89,10 @@ def lesion_section(case: ScanCase, lesions: Sequence[ShownLesion], *, left_out: 
         rows.append(
             f'<tr data-lesion="{index}"><th scope="row">{button}</th>'
             f"<td>{escape(lesion.class_title)}</td>"
-            + "".join(f'<td class="number">{cell}</td>' for cell in cells)
+            + "".join(f'<td class="number">{cell(lesion)}</td>' for _, cell in columns)
             + "</tr>"
         )
-    note = (
-        "Diameters follow RECIST 1.1: the longest line of the lesion in one axial slice, and the "
-        "longest perpendicular to it in that slice. Slices count from the feet. HU are mean and "
-        "standard deviation in the outline; probability is the network's mean in the outline."
-    )
-    if left_out:
-        note += f" {left_out} smaller lesions are not listed."
+    head = ("Lesion", "Class", *(name for name, _ in columns))
     return _section("lesions", "Lesions", _table("Lesions", head, rows, text=2) + _note(note))
 
 
@@ -100,11 +109,13 @@ def class_section(case: ScanCase, lesions: Sequence[ShownLesion]) -> str:
         for shown in sorted(case.classes, key=lambda s: (s.kind != "lesion", s.volume_ml == 0))
     ]
     head = ("Class", "Kind", "Found", "Highest presence", "Threshold")
+    table = _table("Classes", head, rows, text=3)
+    if "model" not in case.report:
+        return _section("classes", "Classes of the mask", table)
     note = (
         "A class is outlined only where its presence probability on a slice reaches the threshold. "
         "What is not in this table was not looked for; a class not found may still be there."
     )
-    table = _table("What was looked for", head, rows, text=3)
     return _section("classes", "What was looked for", table + _note(note))
 
 

@@ -22,8 +22,8 @@
 
   const state = {
     slice: data.first_slice,
-    low: data.presets[0].low,
-    high: data.presets[0].high,
+    low: data.presets[data.first_preset].low,
+    high: data.presets[data.first_preset].high,
     overlay: true,
     diameters: true,
     hidden: new Set(),
@@ -307,14 +307,18 @@
       const here = data.lesions.find(function (one) { return one.key_slice === state.slice; });
       const middle = here && [0, 1].map(function (k) { return (here.long_axis[0][k] + here.long_axis[1][k]) / 2; });
       const about = spot || middle || [columns / 2, rows / 2];
-      const width = columns / ZOOM;
-      const height = rows / ZOOM;
-      state.view = {
-        left: Math.min(Math.max(about[0] - width / 2, 0), columns - width),
-        top: Math.min(Math.max(about[1] - height / 2, 0), rows - height),
-        zoom: ZOOM,
-      };
+      look(about[0] - columns / ZOOM / 2, about[1] - rows / ZOOM / 2, ZOOM);
     }
+    refresh();
+  }
+
+  // Show the part of the slice that begins at a voxel, kept inside the slice.
+  function look(left, top, factor) {
+    state.view = {
+      left: Math.min(Math.max(left, 0), columns - columns / factor),
+      top: Math.min(Math.max(top, 0), rows - rows / factor),
+      zoom: factor,
+    };
     refresh();
   }
 
@@ -365,7 +369,7 @@
   let drag = null;
   picture.addEventListener("pointerdown", function (event) {
     if (event.button !== 0) { return; }
-    drag = { x: event.clientX, y: event.clientY, slice: state.slice, low: state.low, high: state.high };
+    drag = { pans: event.shiftKey, view: state.view, x: event.clientX, y: event.clientY, slice: state.slice, low: state.low, high: state.high };
     picture.setPointerCapture(event.pointerId);
     picture.focus({ preventScroll: true });
   });
@@ -378,6 +382,15 @@
     if (event.pointerType === "touch") {
       const perSlice = Math.max(canvas.clientHeight / Math.max(slices, 20), 6);
       go(drag.slice + Math.trunc(-down / perSlice));
+      return;
+    }
+    if (drag.pans) {
+      const box = canvas.getBoundingClientRect();
+      look(
+        drag.view.left - across / box.width * columns / drag.view.zoom,
+        drag.view.top - down / box.height * rows / drag.view.zoom,
+        drag.view.zoom
+      );
       return;
     }
     const width = Math.max((drag.high - drag.low) * Math.exp(across / 200), 2);

@@ -296,3 +296,31 @@ def test_z_zooms_in_on_the_lesion_and_out_again(open_page: OpenPage, measured_pa
         page.keyboard.press("z")
         shown_slice(page, 6)
         assert np.array_equal(canvas_rgb(page), whole)
+
+
+def test_shift_and_drag_moves_the_zoomed_picture_by_as_much(
+    open_page: OpenPage, measured_page: Path
+) -> None:
+    """The outline's left border follows the mouse, 60 pixels to the right, at one pixel for one."""
+    with open_page(measured_page) as page:
+        shown_slice(page, 6)
+        page.keyboard.press("d")
+        page.keyboard.press("z")
+        shown_slice(page, 6)
+        before = left_border(page)
+        box = page.locator(".picture").bounding_box()
+        page.mouse.move(box["x"] + 200, box["y"] + 200)
+        page.keyboard.down("Shift")
+        page.mouse.down()
+        page.mouse.move(box["x"] + 260, box["y"] + 200, steps=4)
+        page.mouse.up()
+        page.keyboard.up("Shift")
+        shown_slice(page, 6)
+        assert abs(left_border(page) - before - 60) <= 2
+        assert page.locator("[data-show=window]").inner_text() == "W 400  L 40"
+
+
+def left_border(page: Any) -> int:
+    """First column of the canvas with the liver lesion's colour."""
+    near = np.abs(canvas_rgb(page).astype(int) - [255, 176, 0]).max(axis=2) < 40
+    return int(np.nonzero(near.any(axis=0))[0][0])
