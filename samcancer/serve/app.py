@@ -119,11 +119,13 @@ class _Handlers:
         announced = _number_in(request, "bytes", most=self._settings.max_upload_bytes)
         if files < 1:
             raise HTTPException(400, "No file was chosen.")
-        folder_free = await run_in_threadpool(self._free_bytes)
-        if announced + _RESERVE_BYTES > folder_free:
+        free = await run_in_threadpool(self._free_bytes)
+        if announced + self._queue.bytes_to_come() + _RESERVE_BYTES > free:
             raise HTTPException(507, "The server's disk is too full for this scan.")
         try:
-            job = await run_in_threadpool(self._queue.create, announced_files=files)
+            job = await run_in_threadpool(
+                self._queue.create, announced_files=files, announced_bytes=announced
+            )
         except QueueFullError:
             raise HTTPException(
                 503, "Too many scans are waiting. Try again when one of them is done."

@@ -99,6 +99,8 @@ class Job:
     """When a request or the worker last changed it, by the queue's clock."""
     created_s: float
     announced_files: int
+    announced_bytes: int
+    """What its files are said to take together; never relied on."""
     state: State = State.UPLOADING
     stage: Stage = Stage.READING
     received_bytes: int = 0
@@ -169,11 +171,12 @@ class JobQueue:
         if self._worker.is_alive():
             self._worker.join(_STOP_S)
 
-    def create(self, *, announced_files: int) -> Job:
+    def create(self, *, announced_files: int, announced_bytes: int) -> Job:
         """Return a new job that takes files.
 
         Args:
             announced_files: How many are to come.
+            announced_bytes: What they are said to take together.
 
         Raises:
             QueueFullError: When as many scans wait as may.
@@ -184,10 +187,17 @@ class JobQueue:
                 raise QueueFullError
             job_id = secrets.token_hex(_ID_BYTES)
             now = self._clock()
-            job = Job(job_id, self.folder / job_id, now, now, announced_files)
+            folder = self.folder / job_id
+            job = Job(job_id, folder, now, now, announced_files, announced_bytes)
             job.upload_folder.mkdir(parents=True, mode=0o700)
             self._jobs[job_id] = job
         return job
+
+    def bytes_to_come(self) -> int:
+        """Return what the scans that are being uploaded still need of the disk."""
+        with self._changed:
+            arriving = [j for j in self._jobs.values() if j.state is State.UPLOADING]
+            return sum(max(0, job.announced_bytes - job.received_bytes) for job in arriving)
 
     def find(self, job_id: str) -> Job | None:
         """Return the job of an id, or None when there is none, or no longer."""
@@ -336,6 +346,10 @@ class JobQueue:
         return f"Segmenting failed unexpectedly ({type(error).__name__})."
 
     def _end(self, job: Job, outcome: dict[str, Result] | str | None) -> None:
+        # Before anyone is told, so that a scan that is done is a scan whose upload is gone.
+        shutil.rmtree(job.upload_folder, ignore_errors=True)
+        if not isinstance(outcome, dict):
+            self._remove_files_of(job)
         with self._changed:
             job.touched_s = self._clock()
             if isinstance(outcome, dict):
@@ -343,10 +357,8 @@ class JobQueue:
             else:
                 job.state, job.error = State.FAILED, outcome
             gone = job.deleted.is_set()
-        if gone or not isinstance(outcome, dict):
+        if gone:
             self._remove_files_of(job)
-        else:
-            shutil.rmtree(job.upload_folder, ignore_errors=True)
 
     def _remove_files_of(self, job: Job) -> None:
         shutil.rmtree(job.folder, ignore_errors=True)

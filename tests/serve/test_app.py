@@ -154,6 +154,18 @@ def test_a_disk_without_room_is_told_before_the_upload(
     assert client.ask("POST", "/api/jobs?files=1&bytes=10").status_code == 507
 
 
+def test_room_that_other_uploads_were_promised_is_not_promised_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve, room = 1 << 28, 1000
+    usage = type("Usage", (), {"free": reserve + room})()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    first = client.create(total=700)
+    assert client.ask("POST", "/api/jobs?files=1&bytes=400").status_code == 507
+    assert client.ask("DELETE", f"/api/jobs/{first}").status_code == 204
+    assert client.ask("POST", "/api/jobs?files=1&bytes=400").status_code == 201
+
+
 def test_an_upload_that_stalls_is_given_up(make_client: MakeClient, folder: Path) -> None:
     client = make_client(idle_s=0.05)
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the package's own convention
 import torch
+from dicom_fakes import save_series
 
 from samcancer.commands import run_verb
 from samcancer.config import Config, DataConfig, ModelConfig
@@ -230,7 +231,7 @@ def test_a_scan_is_dropped_looked_at_and_downloaded_and_nothing_stays(
     assert list(temporary.iterdir()) == []
 
 
-def test_faults_are_one_line_with_the_users_own_file_name(
+def test_faults_are_one_line_with_the_users_own_file_name_and_a_folder_follows(
     browser: Any, start_server: StartServer, phantom: Path, temporary: Path, tmp_path: Path
 ) -> None:
     server = start_server("--max-upload", "400KB")
@@ -257,6 +258,18 @@ def test_faults_are_one_line_with_the_users_own_file_name(
     tab.page.set_input_files("#file", archive)
     tab.view("failed")
     assert tab.error() == "file 2 of the archive: the file is empty (0 bytes). Re-copy the file."
+    tab.page.get_by_role("button", name="Try another scan").click()
+
+    image = sitk.GetArrayFromImage(sitk.ReadImage(str(phantom)))
+    save_series(tmp_path / "CT series", image[:12], name="IM{:05d}")
+    tab.page.set_input_files("#folder", tmp_path / "CT series")
+    tab.view("result")
+    assert tab.page.locator(".bar .file-name").text_content() == "CT series, 12 files"
+    assert lit_pixels(tab) > 1000
+    assert tab.download("Mask", tmp_path).name == "scan_mask.nii.gz"
+
+    tab.page.get_by_role("button", name="Delete").click()
+    tab.view("start")
     assert tab.complaints == []
     wait_for_files(server, [".lock"])
     assert server.stop(signal.SIGINT)[0] == 0

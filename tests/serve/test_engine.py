@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the package's own convention
 import torch
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from dicom_fakes import save_series
 from torch import Tensor, nn
 
 from samcancer.inference.models import Ensemble
@@ -83,38 +81,6 @@ def save_volume(path: Path, hu: np.ndarray) -> Path:
     image.SetSpacing((0.6, 0.8, 5.0))
     sitk.WriteImage(image, str(path))
     return path
-
-
-def save_series(folder: Path, hu: np.ndarray, *, name: str = "file-{:05d}") -> list[Path]:
-    """A DICOM series whose files are named in another order than their slices lie."""
-    folder.mkdir(parents=True, exist_ok=True)
-    series = generate_uid(entropy_srcs=["series"])
-    paths = []
-    for z, plane in enumerate(hu):
-        content = Dataset()
-        content.file_meta = FileMetaDataset()
-        content.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        content.file_meta.MediaStorageSOPClassUID = CTImageStorage
-        content.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(z)])
-        content.SOPClassUID = CTImageStorage
-        content.SOPInstanceUID = content.file_meta.MediaStorageSOPInstanceUID
-        content.SeriesInstanceUID = series
-        content.Modality = "CT"
-        content.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-        content.PatientName = "CANARY^NAME"
-        content.Rows, content.Columns = plane.shape
-        content.PixelSpacing = [0.8, 0.6]
-        content.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        content.ImagePositionPatient = [0, 0, 5.0 * z]
-        content.SamplesPerPixel, content.PhotometricInterpretation = 1, "MONOCHROME2"
-        content.BitsAllocated = content.BitsStored = 16
-        content.HighBit, content.PixelRepresentation = 15, 0
-        content.RescaleSlope, content.RescaleIntercept = 1, -1024
-        content.PixelData = (plane.astype(np.int32) + 1024).astype("<u2").tobytes()
-        path = folder / name.format(len(hu) - z)
-        pydicom.dcmwrite(path, content, enforce_file_format=True)
-        paths.append(path)
-    return sorted(paths)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import errno
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 from serve_fakes import Client, Clock, MakeClient, Scripted, files_in, wait_until
 
@@ -20,7 +21,7 @@ def test_a_scan_is_segmented_and_its_upload_removed(
         ("scan.nii.gz", "mask", len(b"mask")),
         ("scan.html", "page", len(b"<p>page</p>")),
     ]
-    wait_until(lambda: files_in(folder) == ["scan.html", "scan.nii.gz"])
+    assert files_in(folder) == ["scan.html", "scan.nii.gz"]
 
 
 def test_one_scan_runs_and_the_others_know_their_place(client: Client, segment: Scripted) -> None:
@@ -145,7 +146,7 @@ def test_a_scan_that_fails_says_one_line_leaves_no_file_and_stops_nothing(
     segment.error, line = FAILURES[kind]
     failed = client.submit()
     assert client.wait_for(failed, "failed")["error"] == line
-    wait_until(lambda: list(folder.iterdir()) == [])
+    assert list(folder.iterdir()) == []
     segment.error = None
     client.wait_for(client.submit(), "done")
     assert "CANARY" not in caplog.text
@@ -173,3 +174,25 @@ def test_the_log_holds_neither_the_whole_id_nor_a_name(
     ours = [r.getMessage() for r in caplog.records if r.name.startswith("samcancer")]
     assert f"job {job_id[:8]}: deleted" in ours
     assert [line for line in ours if job_id in line] == []
+
+
+def test_a_storm_of_scans_and_deletions_ends_with_an_empty_folder(
+    make_client: MakeClient, segment: Scripted, folder: Path
+) -> None:
+    client = make_client(waiting=50)
+    generator = np.random.default_rng(0)
+    known: list[str] = []
+    for _ in range(300):
+        if known and generator.random() < 0.5:
+            job_id = known.pop(generator.integers(len(known)))
+            assert client.ask("DELETE", f"/api/jobs/{job_id}").status_code == 204
+        elif generator.random() < 0.7:
+            known.append(client.submit())
+        else:
+            known.append(client.create())
+    for job_id in known:
+        assert client.ask("DELETE", f"/api/jobs/{job_id}").status_code == 204
+    wait_until(lambda: list(folder.iterdir()) == [])
+    last = client.submit()
+    client.wait_for(last, "done")
+    assert [path.name for path in folder.iterdir()] == [last]
