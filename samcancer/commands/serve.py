@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     settings = _settings(args)
+    if args.debug:
+        # Tracebacks of scans that failed unexpectedly; they may quote what is in a scan.
+        logging.getLogger("samcancer.serve").setLevel(logging.DEBUG)
 
     from samcancer.serve.server import listen, run_server, warn_of_network
 

@@ -67,7 +67,7 @@ def run_server(
                 server.run(sockets=[listener])
         finally:
             queue.stop()
-        _log.info("stopped; nothing was left behind")
+    _log.info("stopped, and all scans and results are removed")
 
 
 def make_server(queue: JobQueue, facts: ModelFacts) -> uvicorn.Server:
