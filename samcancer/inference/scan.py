@@ -25,7 +25,6 @@ from samcancer.files import (
     require_writable_folder,
     sha256_of,
     write_json_atomic,
-    write_text_atomic,
 )
 from samcancer.geometry import Geometry, canonicalise
 from samcancer.inference.extras import scratch_arrays, write_extras
@@ -36,7 +35,7 @@ from samcancer.inference.finished import (
     request_sha256,
     table_path,
 )
-from samcancer.inference.lesion_table import MeasuredLesion, lesion_csv, measure_lesions
+from samcancer.inference.lesion_table import MeasuredLesion, measure_lesions, write_lesions
 from samcancer.inference.merging import merge_lesions, written_labels
 from samcancer.inference.models import Ensemble
 from samcancer.inference.options import InferenceOptions
@@ -186,7 +185,7 @@ def write_prediction(
             merge_lesions(prediction.labels, ensemble.classes)
         write_labels(case.mask, prediction.labels, case.geometry, reference=case.reference)
         table = table_path(case.mask.parent, case.case_id)
-        write_text_atomic(table, lesion_csv(prediction.lesions))
+        write_lesions(table, prediction.lesions)
     labels = written_labels(ensemble.classes, merged=options.merge_lesions)
     seconds = {**case.seconds, "write": time.perf_counter() - started}
     report = {
