@@ -32,9 +32,16 @@
     });
   }
 
+  // What is shown has the focus, so that keys and screen readers go on from there.
   function show(view) {
+    const changed = document.body.dataset.view !== view;
     document.body.dataset.view = view;
     if (view !== "result") { one(".viewer-frame").removeAttribute("src"); }
+    const heading = one('[data-for="' + view + '"] h2');
+    if (changed && heading) {
+      heading.tabIndex = -1;
+      heading.focus({ preventScroll: true });
+    }
   }
 
   // ---- words ------------------------------------------------------------------------------------
@@ -238,8 +245,10 @@
   }
 
   function tellRunning(job) {
-    const counted = job.stage === "segmenting" && job.slices_total;
-    const text = counted ? job.slices_done + " of " + job.slices_total + " slices" : DOING[job.stage];
+    const ended = job.stage === "segmenting" && job.slices_done > 0 && job.slices_done === job.slices_total;
+    const counted = job.stage === "segmenting" && job.slices_total && !ended;
+    const doing = ended ? "All slices are done; looking at whole lesions" : DOING[job.stage];
+    const text = counted ? job.slices_done + " of " + job.slices_total + " slices" : doing;
     const left = job.seconds_left === null || !counted ? "" : "about " + duration(job.seconds_left) + " left";
     progress(job.stage, counted && job.slices_done ? job.slices_done / job.slices_total : null, text, left);
   }

@@ -16,6 +16,7 @@ import uvicorn
 from samcancer.errors import InputError
 from samcancer.serve.app import ModelFacts, make_app
 from samcancer.serve.jobs import JobQueue, Segment
+from samcancer.serve.protocol import impatient_protocol
 from samcancer.serve.settings import ServeSettings, is_loopback
 from samcancer.serve.workspace import open_workspace
 
@@ -75,7 +76,7 @@ def make_server(queue: JobQueue, facts: ModelFacts) -> uvicorn.Server:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     config = uvicorn.Config(
         make_app(queue, facts),
-        http="h11",
+        http=impatient_protocol(queue.settings.idle_s),
         ws="none",
         lifespan="on",
         log_config=None,

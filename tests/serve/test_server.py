@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -138,6 +139,45 @@ def test_a_connection_that_breaks_leaves_no_file(running: Running) -> None:
     running.raw(request("PUT", path, "Content-Length: 1000", body=b"half"), then_close=True)
     wait_until(lambda: running.client.get(f"/api/jobs/{job_id}").status_code == 404)
     assert running.uploads() == []
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"GET /serve.js HT"]
+)
+def test_a_connection_that_never_finishes_its_headers_is_closed(
+    start: bytes, running: Running
+) -> None:
+    started = time.monotonic()
+    with socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE_S) as connection:
+        connection.sendall(start)
+        assert connection.recv(100) == b""
+    assert SETTINGS.idle_s <= time.monotonic() - started < PATIENCE_S
+
+
+def test_headers_that_trickle_in_behind_a_whole_request_do_not_hold_the_connection(
+    running: Running,
+) -> None:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE_S) as connection:
+        connection.sendall(b"GET /icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(int(PATIENCE_S / 0.05)):
+                connection.sendall(b"G")
+                time.sleep(0.05)
+            raise AssertionError("the connection was never closed")
+
+
+def test_a_slow_upload_that_goes_on_is_not_cut(running: Running) -> None:
+    job_id = running.create()
+    path = f"/api/jobs/{job_id}/files/0?suffix=.nii"
+    pieces = 12
+    with socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE_S) as connection:
+        connection.sendall(request("PUT", path, f"Content-Length: {pieces}"))
+        for _ in range(pieces):
+            time.sleep(SETTINGS.idle_s / 4)
+            connection.sendall(b"x")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 204")
+    assert running.client.delete(f"/api/jobs/{job_id}").status_code == 204
 
 
 def test_what_is_no_http_is_refused_and_the_server_goes_on(running: Running) -> None:
