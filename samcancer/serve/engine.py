@@ -105,7 +105,7 @@ def results_in(output: Path) -> dict[str, Result]:
     found = {}
     for path in sorted(p for p in output.iterdir() if p.is_file()):
         kind = "mask" if volume_suffix(path) else _KINDS.get(path.suffix, "other")
-        found[path.name] = Result(path, kind)
+        found[path.name] = Result(path, kind, path.stat().st_size)
     return found
 
 

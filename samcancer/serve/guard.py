@@ -133,7 +133,7 @@ class Guard:
 
 def _is_from_our_page(headers: Headers, host: str) -> bool:
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin.partition("://")[2] != host:
         return False
     if headers.get("sec-fetch-site", "same-origin") != "same-origin":
         return False

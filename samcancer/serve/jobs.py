@@ -70,6 +70,7 @@ class Result:
     path: Path
     kind: str
     """mask, report, page, lesions, dicom or other."""
+    size_bytes: int
 
 
 class Progress(Protocol):
@@ -211,6 +212,8 @@ class JobQueue:
     def submit(self, job: Job) -> None:
         """Let a job wait for its turn."""
         with self._changed:
+            if job.deleted.is_set():
+                return
             job.state = State.WAITING
             job.touched_s = self._clock()
             self._order.append(job)
@@ -281,9 +284,8 @@ class JobQueue:
             told["error"] = job.error
         if job.state is State.DONE:
             told["results"] = [
-                {"name": name, "kind": result.kind, "bytes": result.path.stat().st_size}
+                {"name": name, "kind": result.kind, "bytes": result.size_bytes}
                 for name, result in job.results.items()
-                if result.path.exists()
             ]
             told["kept_s"] = max(0, round(job.touched_s + self.settings.keep_s - self._clock()))
         return told
@@ -306,7 +308,7 @@ class JobQueue:
             started = self._clock()
             outcome = self._run(job)
             self._end(job, outcome)
-            how = "done" if isinstance(outcome, dict) else "ended"
+            how = {dict: "done", str: "failed"}.get(type(outcome), "stopped")
             _log.info("job %s: %s after %.1f s", job.name, how, self._clock() - started)
 
     def _next(self) -> Job | None:

@@ -54,7 +54,10 @@ class Scripted:
         files = {"scan.nii.gz": ("mask", b"mask"), "scan.html": ("page", b"<p>page</p>")}
         for name, (_, content) in files.items():
             (output / name).write_bytes(content)
-        return {name: Result(output / name, kind) for name, (kind, _) in files.items()}
+        return {
+            name: Result(output / name, kind, len(content))
+            for name, (kind, content) in files.items()
+        }
 
 
 class Client:

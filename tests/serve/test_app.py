@@ -301,6 +301,9 @@ FOREIGN = {
     "origin elsewhere": {**OURS, "origin": "https://evil.example"},
     "origin at another port": {**OURS, "origin": "http://127.0.0.1:9999"},
     "no origin at all": {**OURS, "origin": "null"},
+    "origin that is none": {**OURS, "origin": "http://[::1"},
+    "origin with our name in it": {**OURS, "origin": "http://127.0.0.1:8000.evil.example"},
+    "our name before another": {**OURS, "origin": "http://127.0.0.1:8000@evil.example"},
     "browser says cross-site": {**OURS, "sec-fetch-site": "cross-site"},
     "browser says same-site": {**OURS, "sec-fetch-site": "same-site"},
 }

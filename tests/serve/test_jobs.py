@@ -164,6 +164,17 @@ def test_stopping_ends_the_scan_that_runs_and_removes_every_file(
     assert list(folder.iterdir()) == []
 
 
+def test_a_scan_that_is_deleted_as_it_is_started_does_not_run(
+    client: Client, segment: Scripted, folder: Path
+) -> None:
+    job = client.queue.find(client.create())
+    assert job is not None
+    client.queue.delete(job.job_id)
+    client.queue.submit(job)
+    client.wait_for(client.submit(), "done")
+    assert len(segment.seen) == 1
+
+
 def test_the_log_holds_neither_the_whole_id_nor_a_name(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
