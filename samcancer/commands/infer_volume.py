@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from samcancer.commands.dicom_options import add_dicom_arguments, dicom_options
 from samcancer.errors import InputError
 
 if TYPE_CHECKING:
     from samcancer.inference.batch import BatchResult
     from samcancer.inference.models import Question
-    from samcancer.inference.options import InferenceOptions
     from samcancer.inference.prompts import CasePrompts
     from samcancer.inference.region import RegionModel
 
@@ -151,6 +149,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument(
         "--text-embeddings", type=Path, metavar="FILE", help="of samcancer build-text-embeddings"
     )
+    add_dicom_arguments(parser)
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default all)")
     parser.add_argument(
         "--affine", choices=("qform", "sform"), help="which one to use where a NIfTI's two disagree"
@@ -169,6 +168,8 @@ def run(args: argparse.Namespace) -> int:
     """Segment the scans; 0 when all succeeded, 1 when some failed."""
     import torch
 
+    from samcancer.commands.progress import scan_progress
+    from samcancer.commands.view import write_result_pages
     from samcancer.files import require_writable_folder
     from samcancer.inference.batch import find_scans, segment_scans
     from samcancer.inference.models import load_ensemble
@@ -209,8 +210,9 @@ def run(args: argparse.Namespace) -> int:
         per_class=args.per_class,
         probabilities=args.probabilities,
         postprocess=args.postprocess,
+        dicom=dicom_options(args),
     )
-    with _progress(len(scans), quiet=args.quiet) as progress:
+    with scan_progress(len(scans), quiet=args.quiet) as progress:
         result = segment_scans(
             scans,
             args.output,
@@ -222,26 +224,8 @@ def run(args: argparse.Namespace) -> int:
             on_slices=progress.on_slices,
         )
     if args.html:
-        _write_pages(args, scans, options, result)
+        write_result_pages(result, scans, args.output, read=options.read, quiet=args.quiet)
     return _summary(result)
-
-
-def _write_pages(
-    args: argparse.Namespace, scans: dict[str, Path], options: InferenceOptions, result: BatchResult
-) -> None:
-    """Write the pages of what was segmented and the index; a page that fails counts as failed."""
-    from samcancer.commands.view import page_progress
-    from samcancer.report.scan.pages import sources_of_reports, write_pages
-
-    sources = sources_of_reports(
-        args.output, {case_id: scans[case_id] for case_id in (*result.finished, *result.skipped)}
-    )
-    with page_progress(len(sources), quiet=args.quiet) as on_case:
-        failures = write_pages(
-            sources, args.output, read=options.read, failures=result.facts, on_case=on_case
-        )
-    for case_id, fact in failures.items():
-        result.failures.setdefault(case_id, f"{case_id}: its page: {fact}")
 
 
 def _budget(text: str | None, device: str) -> int | None:
@@ -365,55 +349,3 @@ def _share(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 0 and under 1, got {value}")
     return value
-
-
-class _Progress(Protocol):
-    def on_case(self, case_id: str) -> None: ...
-
-    def on_slices(self, count: int) -> None: ...
-
-
-class _Silent:
-    def on_case(self, case_id: str) -> None:
-        """Show nothing."""
-
-    def on_slices(self, count: int) -> None:
-        """Show nothing."""
-
-
-@contextmanager
-def _progress(total: int, *, quiet: bool) -> Iterator[_Progress]:
-    """Yield something that shows the case at hand, slices done and slices per second."""
-    if quiet:
-        yield _Silent()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    bar = Progress(
-        TextColumn("{task.fields[case]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("scans, {task.fields[slices]} slices, {task.fields[rate]:.2f} slices/s"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
-    task = bar.add_task("", total=total, case="", slices=0, rate=0.0)
-
-    class Shown:
-        cases = 0
-        slices = 0
-
-        def on_case(self, case_id: str) -> None:
-            bar.update(task, case=case_id, completed=self.cases)
-            self.cases += 1
-
-        def on_slices(self, count: int) -> None:
-            self.slices += count
-            elapsed = bar.tasks[0].elapsed or 0.0
-            rate = self.slices / elapsed if elapsed > 0 else 0.0
-            bar.update(task, slices=self.slices, rate=rate)
-
-    with bar:
-        yield Shown()
-        bar.update(task, completed=total)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from samcancer.inference.batch import BatchResult
+    from samcancer.volume_io import ReadOptions
 
 DESCRIPTION = "Write one self-contained HTML page per scan, with a slice viewer, and an index."
 EXAMPLE = "samcancer view --images scans/ --masks masks/ --output pages/"
@@ -55,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the pages; 0 when all succeeded, 1 when some failed."""
+    from samcancer.commands.progress import page_progress
     from samcancer.evaluation.labels import parse_labels
     from samcancer.report.scan.index import INDEX_NAME
     from samcancer.report.scan.pages import find_sources, write_pages
@@ -81,31 +86,29 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-@contextmanager
-def page_progress(total: int, *, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Yield what shows the case whose page is being written."""
-    if quiet:
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def write_result_pages(
+    result: BatchResult,
+    scans: Mapping[str, Path],
+    output: Path,
+    *,
+    read: ReadOptions,
+    quiet: bool,
+) -> None:
+    """Write the pages of what infer-volume has segmented, and the index.
 
-    bar = Progress(
-        TextColumn("{task.fields[case]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("pages"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
-    task = bar.add_task("", total=total, case="")
-    begun = 0
+    Args:
+        result: Of the cases; one whose page fails is added to its failures.
+        scans: Case id -> scan.
+        output: Folder of the masks and reports, which takes the pages.
+        read: As the scans were read.
+        quiet: Show no progress.
+    """
+    from samcancer.commands.progress import page_progress
+    from samcancer.report.scan.pages import sources_of_reports, write_pages
 
-    def on_case(case_id: str) -> None:
-        nonlocal begun
-        bar.update(task, case=case_id, completed=begun)
-        begun += 1
-
-    with bar:
-        yield on_case
-        bar.update(task, completed=total)
+    done = {case_id: scans[case_id] for case_id in (*result.finished, *result.skipped)}
+    sources = sources_of_reports(output, done)
+    with page_progress(len(sources), quiet=quiet) as on_case:
+        failures = write_pages(sources, output, read=read, failures=result.facts, on_case=on_case)
+    for case_id, fact in failures.items():
+        result.failures.setdefault(case_id, f"{case_id}: its page: {fact}")

@@ -18,6 +18,7 @@ from samcancer.files import folder_lock, remove_stale_temporaries, require_writa
 from samcancer.inference.extras import PER_CLASS_FOLDER, PROBABILITY_FOLDER
 from samcancer.inference.finished import finished_report
 from samcancer.inference.models import Ensemble
+from samcancer.inference.nnunet_folder import write_nnunet_files
 from samcancer.inference.options import InferenceOptions
 from samcancer.inference.prompts import NO_PROMPTS, CasePrompts
 from samcancer.inference.scan import (
@@ -123,6 +124,10 @@ def segment_scans(
             if finishing is not None:
                 finishing.result()
             finishing = writer.submit(steps.finish, case_id)
+        if finishing is not None:
+            finishing.result()
+        if steps.result.finished or steps.result.skipped:
+            write_nnunet_files(output, scans, ensemble.classes, merged=options.merge_lesions)
     return steps.result
 
 

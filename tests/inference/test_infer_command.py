@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the package's own convention
 import torch
+from ct_series import write_ct_series
 from inference_fakes import WriteScan, bright_box, make_ensemble
 
 from samcancer.commands import run_verb
@@ -97,6 +98,43 @@ def test_bad_options_give_status_2(options: tuple[str, str], tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("fake_model")
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ((), ["seg", "sr"]),
+        (("--no-dicom",), []),
+        (("--dicom", "seg"), ["seg"]),
+        (("--dicom", "seg,sr,rtstruct"), ["rtstruct", "seg", "sr"]),
+    ],
+)
+def test_the_wanted_dicom_objects_are_written(
+    options: tuple[str, ...], kinds: list[str], tmp_path: Path
+) -> None:
+    scan = write_ct_series(tmp_path / "scan", bright_box())
+    assert infer(scan, tmp_path / "out", "--device", "cpu", *options) == 0
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.dcm"))
+    assert names == [f"scan.{kind}.dcm" for kind in kinds]
+
+
+@pytest.mark.usefixtures("fake_model")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--dicom", "seg,dose"), "--dicom has no 'dose'. Choose from seg, sr, rtstruct."),
+        (("--dicom", "sr"), "Give --dicom seg,sr."),
+        (("--dicom", "seg"), "has no StudyInstanceUID. Leave the DICOM results out with"),
+    ],
+)
+def test_dicom_objects_that_cannot_be_written_are_one_line_and_status_2(
+    options: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = write_ct_series(tmp_path / "scan", bright_box(), StudyInstanceUID=None)
+    assert infer(scan, tmp_path / "out", "--device", "cpu", *options) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not list((tmp_path / "out").glob("scan*"))
+
+
+@pytest.mark.usefixtures("fake_model")
 def test_half_precision_on_a_cpu_is_refused(
     write_scan: WriteScan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +198,10 @@ def test_an_ensemble_takes_each_window_and_the_mean_threshold(tmp_path: Path) ->
     runs = [save_run(tmp_path / "a"), save_run(tmp_path / "b", seed=1)]
     ensemble = load_ensemble(runs, device="cpu")
     assert ensemble.class_names == CLASSES
+    assert {name: spec.title for name, spec in ensemble.organs.items()} == {
+        "liver": "liver",
+        "kidneys": "kidneys",
+    }
     assert [m.window_hu for m in ensemble.members] == [(-160.0, 240.0)] * 2
     torch.testing.assert_close(ensemble.thresholds, torch.tensor([0.25, 0.5]))
     assert len(set(ensemble.sha256)) == 2

@@ -21,6 +21,7 @@ from samcancer.report.overlay import (
 )
 from samcancer.report.scan.case import ScanCase
 from samcancer.report.scan.lesions import ShownLesion
+from samcancer.report.scan.sections import volume_words
 
 MAX_PICTURES = 24
 """Largest lesions that get a picture of their own; the viewer shows them all."""
@@ -101,7 +102,7 @@ def _diameters(lesion: ShownLesion, picture: SlicePicture) -> str:
 
 def _caption(lesion: ShownLesion, where: str) -> str:
     size = f"{lesion.long_axis_mm:.1f} × {lesion.short_axis_mm:.1f} mm"
-    return f"{size}, {lesion.volume_ml:.2f} ml. {where}"
+    return f"{size}, {volume_words(lesion.volume_ml)}. {where}"
 
 
 def _window(window_hu: WindowHu) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from samcancer.errors import InputError, fact_of
-from samcancer.files import folder_lock, read_json
+from samcancer.files import folder_lock, read_json, remove_stale_temporaries
 from samcancer.report.scan.case import classes_report
 from samcancer.report.scan.index import page_name, write_index
 from samcancer.report.scan.page import write_scan_page
 from samcancer.taxonomy import Taxonomy
 from samcancer.volume_io import ReadOptions, find_volumes, strip_volume_suffix
+from samcancer.volume_io.formats import volume_suffix
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def find_sources(images: Path, masks: Path) -> tuple[dict[str, PageSource], dict
     """
     if not images.is_dir():
         raise InputError("no such folder", path=images, mend="check --images")
-    volumes = find_volumes(images) if any(path.is_file() for path in images.iterdir()) else []
+    volumes = find_volumes(images) if any(map(volume_suffix, images.iterdir())) else []
     scans = {strip_volume_suffix(p).removesuffix(_CHANNEL_SUFFIX): p for p in volumes}
     sources, failures = {}, {}
     for mask in find_volumes(masks):
@@ -100,6 +101,7 @@ def write_pages(
     """
     failed = dict(failures or {})
     with folder_lock(output, purpose="scan pages"):
+        remove_stale_temporaries(output)
         for case_id, source in sources.items():
             on_case(case_id)
             try:

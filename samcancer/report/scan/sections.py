@@ -25,6 +25,12 @@ def lead(case: ScanCase, lesions: Sequence[ShownLesion]) -> str:
     return f"{number} outlined, {volume_ml:.3g} ml in all. {size}"
 
 
+def volume_words(volume_ml: float) -> str:
+    """Return a volume with its unit, with more decimals the smaller it is."""
+    decimals = 1 if volume_ml >= 10 else 2 if volume_ml >= 0.1 else 3
+    return f"{volume_ml:.{decimals}f} ml"
+
+
 def warnings_html(findings: Iterable[Finding]) -> str:
     """Return the warnings as a list; nothing when there are none."""
     items = [
@@ -49,7 +55,7 @@ def class_list_html(case: ScanCase) -> str:
     return "".join(
         f'<li><label><input type="checkbox" data-class="{shown.label}" checked>'
         f'<span class="chip" style="border-color:{shown.colour}"></span>{escape(shown.title)}'
-        f'<span class="volume">{_ml(shown.volume_ml)}</span></label></li>'
+        f'<span class="volume">{volume_words(shown.volume_ml)}</span></label></li>'
         for shown in case.classes
         if shown.label is not None and shown.volume_ml > 0
     )
@@ -60,7 +66,7 @@ def lesion_section(case: ScanCase, lesions: Sequence[ShownLesion], *, left_out: 
     if not lesions:
         return _section("lesions", "Lesions", "<p>No lesion is outlined on this scan.</p>")
     columns: list[tuple[str, Callable[[ShownLesion], str]]] = [
-        ("Volume", lambda lesion: _ml(lesion.volume_ml)),
+        ("Volume", lambda lesion: volume_words(lesion.volume_ml)),
         ("Long axis", lambda lesion: f"{lesion.long_axis_mm:.1f} mm"),
         ("Short axis", lambda lesion: f"{lesion.short_axis_mm:.1f} mm"),
         ("Slices", lambda lesion: f"{lesion.first_slice + 1} to {lesion.last_slice + 1}"),
@@ -68,8 +74,8 @@ def lesion_section(case: ScanCase, lesions: Sequence[ShownLesion], *, left_out: 
     ]
     note = (
         "Diameters follow RECIST 1.1: the longest line of the lesion in one axial slice, and the "
-        "longest perpendicular to it in that slice. Slices count from the feet. HU are mean and "
-        "standard deviation in the outline."
+        "longest perpendicular to it in that slice. Slices count from 1 at the feet. HU are mean "
+        "and standard deviation in the outline."
     )
     if any(lesion.probability is not None for lesion in lesions):
         columns.append(("Probability", lambda lesion: _figure(lesion.probability, ".2f")))
@@ -146,8 +152,8 @@ def _found(shown: ShownClass, counts: dict[int | None, int]) -> str:
         return "not found"
     number = counts.get(shown.label, 0) if shown.label is not None else 0
     if number == 0:
-        return _ml(shown.volume_ml)
-    return f"{number} lesion{'s' if number > 1 else ''}, {_ml(shown.volume_ml)}"
+        return volume_words(shown.volume_ml)
+    return f"{number} lesion{'s' if number > 1 else ''}, {volume_words(shown.volume_ml)}"
 
 
 def _table(caption: str, head: Sequence[str], rows: Sequence[str], *, text: int) -> str:
@@ -171,10 +177,6 @@ def _note(text: str) -> str:
 
 def _code(value: object) -> str:
     return f"<code>{escape(str(value))}</code>" if value else ""
-
-
-def _ml(volume_ml: float) -> str:
-    return f"{volume_ml:.2f} ml" if volume_ml < 10 else f"{volume_ml:.1f} ml"
 
 
 def _figure(value: float | None, form: str) -> str:

@@ -119,6 +119,21 @@ def test_in_print_the_key_slices_stand_in_for_the_viewer(open_page: OpenPage, pa
         assert page.pdf()[:5] == b"%PDF-"
 
 
+@pytest.mark.parametrize("name", ["patient-7", "index"])
+def test_in_print_no_table_is_wider_than_the_sheet(
+    open_page: OpenPage, pages: Path, name: str
+) -> None:
+    """A4 with Chromium's margins is about 720 pixels wide."""
+    with open_page(pages / f"{name}.html", viewport={"width": 720, "height": 1018}) as page:
+        page.emulate_media(media="print")
+        widths = page.evaluate(
+            "Array.from(document.querySelectorAll('table'), t => t.getBoundingClientRect().right)"
+        )
+        assert widths
+        assert max(widths) <= 720
+        assert page.locator(".filter").count() == 0 or not page.locator(".filter").is_visible()
+
+
 @pytest.mark.parametrize("name", ["hostile", "index"])
 def test_a_script_in_a_name_is_text_and_never_runs(
     open_page: OpenPage, pages: Path, name: str

@@ -56,6 +56,15 @@ def test_a_failing_case_is_listed_without_its_path_and_the_others_are_done(
     assert "bad" in caplog.text
 
 
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    write_scan(tmp_path, "case")
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / ".tmp-0123-case.html").write_text("half a page")
+    assert view(tmp_path) == 0
+    pages = sorted(p.name for p in (tmp_path / "pages").iterdir() if p.name != ".lock")
+    assert pages == ["case.html", "index.html"]
+
+
 def test_no_page_holds_a_path(tmp_path: Path) -> None:
     write_scan(tmp_path, "case")
     assert view(tmp_path) == 0
@@ -126,6 +135,7 @@ def test_a_scan_stored_as_dicom_is_found_by_its_folder(tmp_path: Path) -> None:
     _, mask = write_scan(tmp_path, "series")
     (tmp_path / "images" / "series_0000.nii.gz").unlink()
     (tmp_path / "images" / "series").mkdir()
+    (tmp_path / "images" / "notes.txt").write_text("a stray file")
     sources, failures = find_sources(tmp_path / "images", tmp_path / "masks")
     assert failures == {}
     assert sources["series"].scan == tmp_path / "images" / "series"
