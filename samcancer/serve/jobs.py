@@ -308,7 +308,7 @@ class JobQueue:
             started = self._clock()
             outcome = self._run(job)
             self._end(job, outcome)
-            how = {dict: "done", str: "failed"}.get(type(outcome), "stopped")
+            how = "failed" if isinstance(outcome, str) else "done" if outcome else "stopped"
             _log.info("job %s: %s after %.1f s", job.name, how, self._clock() - started)
 
     def _next(self) -> Job | None:

@@ -24,6 +24,12 @@ def save_series(folder: Path, hu: np.ndarray, *, name: str = "file-{:05d}") -> l
         content.SOPClassUID = CTImageStorage
         content.SOPInstanceUID = content.file_meta.MediaStorageSOPInstanceUID
         content.SeriesInstanceUID = series
+        content.StudyInstanceUID = generate_uid(entropy_srcs=["study"])
+        content.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame"])
+        content.StudyDate = content.StudyTime = content.AccessionNumber = content.StudyID = ""
+        content.PatientID = content.PatientBirthDate = content.PatientSex = ""
+        content.InstanceNumber, content.SeriesNumber = z + 1, 1
+        content.SliceThickness, content.KVP = 5.0, 120
         content.Modality = "CT"
         content.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
         content.PatientName = "CANARY^NAME"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the package's own convention
 import torch
@@ -267,6 +268,7 @@ def test_faults_are_one_line_with_the_users_own_file_name_and_a_folder_follows(
     assert tab.page.locator(".bar .file-name").text_content() == "CT series, 12 files"
     assert lit_pixels(tab) > 1000
     assert tab.download("Mask", tmp_path).name == "scan_mask.nii.gz"
+    assert pydicom.dcmread(tab.download("DICOM SR", tmp_path)).Modality == "SR"
 
     tab.page.get_by_role("button", name="Delete").click()
     tab.view("start")

@@ -162,11 +162,15 @@ def test_the_files_of_a_series_give_the_same_mask_as_the_volume(
     assert np.array_equal(found, mask_of(tmp_path / "other" / "scan.nii.gz"))
 
 
-def test_no_result_holds_what_names_the_patient(
+def test_a_series_gives_results_in_dicom_and_none_holds_what_names_the_patient(
     engine: ScanEngine, folders: tuple[Path, Path]
 ) -> None:
     upload, output = folders
     results = engine(save_series(upload, phantom_hu()), output, Told())
+    assert {name for name, r in results.items() if r.kind == "dicom"} == {
+        "scan.seg.dcm",
+        "scan.sr.dcm",
+    }
     for result in results.values():
         assert b"CANARY" not in result.path.read_bytes()
 
