@@ -21,6 +21,7 @@ LAYERS = [
     {"evaluation"},
     {"calibration"},
     {"report"},
+    {"serve"},
     {"commands"},
 ]
 """Parts of samcancer in the order in which data flows; a part imports its own layer or earlier."""

@@ -32,6 +32,7 @@ VERBS: dict[str, str] = {
     "fit-fusion": "combine several systems, class by class",
     "calibrate": "fit thresholds that keep healthy scans clean",
     "infer-volume": "segment whole scans on their own grid",
+    "serve": "a page on this machine to drop scans on",
     "evaluate": "score predictions against references",
     "view": "write one HTML page per scan, with a slice viewer",
     "report": "write one HTML page from a run's results",
