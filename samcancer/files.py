@@ -17,10 +17,11 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from samcancer.errors import InputError
 
@@ -28,6 +29,9 @@ _READ_BLOCK_BYTES = 1 << 20
 """Block size for hashing a file."""
 
 _MAKE_ROOM = "free some space or choose another disk"
+
+_LOCK_INTERVAL_S = 0.02
+"""Time between two attempts at a lock."""
 
 _KEPT_NAME = 40
 """Characters of a file's name kept in its temporary name, so that a long name stays legal."""
@@ -238,12 +242,13 @@ def require_writable_folder(folder: Path, *, needed_bytes: int = 0) -> None:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, *, purpose: str) -> Iterator[None]:
+def folder_lock(folder: Path, *, purpose: str, patience_s: float = 0.0) -> Iterator[None]:
     """Hold the folder's single-writer lock for the length of the block.
 
     Args:
         folder: The folder that one process at a time may write to.
         purpose: What the holder does, quoted to the process that comes second.
+        patience_s: Time to wait for another process, where one is done in a moment.
 
     Raises:
         InputError: When another process holds the lock; the message names its pid.
@@ -251,14 +256,12 @@ def folder_lock(folder: Path, *, purpose: str) -> Iterator[None]:
     require_writable_folder(folder)
     lock_path = folder / ".lock"
     with lock_path.open("a+", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(stream, patience_s):
             stream.seek(0)
             holder = stream.read().strip() or "unknown process"
             raise InputError(
                 f"is being written by {holder}", path=folder, mend="wait for it or stop it"
-            ) from None
+            )
         stream.truncate(0)
         stream.write(f"pid {os.getpid()} ({purpose})")
         stream.flush()
@@ -266,6 +269,18 @@ def folder_lock(folder: Path, *, purpose: str) -> Iterator[None]:
             yield
         finally:
             stream.truncate(0)
+
+
+def _locked(stream: IO[str], patience_s: float) -> bool:
+    """Try to lock an open file, again and again until the time is up."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOCK_INTERVAL_S)
 
 
 def _sealed_text(content: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -159,6 +160,23 @@ def test_the_second_writer_is_told_the_pid_and_purpose_of_the_first(tmp_path):
             pass
     finally:
         kill(process)
+
+
+def test_a_patient_process_waits_for_a_lock_and_not_for_ever(tmp_path):
+    process = start(HOLD, tmp_path)
+    try:
+        with (
+            pytest.raises(InputError, match="is being written by pid"),
+            folder_lock(tmp_path, purpose="starting", patience_s=0.1),
+        ):
+            pass
+        killer = threading.Timer(0.2, kill, [process])
+        killer.start()
+        with folder_lock(tmp_path, purpose="starting", patience_s=60):
+            assert process.poll() is not None
+        killer.join()
+    finally:
+        process.kill()
 
 
 def test_a_killed_holder_gives_its_lock_back(tmp_path):

@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from lightning.fabric import Fabric
 from torch import nn
 
-from samcancer.config import Config, config_to_dict, load_config
+from samcancer.config import Config, load_config
 from samcancer.data.case_store import CaseStore
 from samcancer.data.folds import Folds, load_or_create_folds
 from samcancer.data.ledger import Ledger, PseudoLabels
 from samcancer.data.sampling import PoolCase, SlicePool
 from samcancer.data.selection import balanced_cases
 from samcancer.errors import InputError
-from samcancer.files import folder_lock, remove_stale_temporaries, write_text_atomic
+from samcancer.files import folder_lock, remove_stale_temporaries
 from samcancer.pretrained import checkpoint_sha256
 from samcancer.pretrained.text_embeddings import read_text_embeddings
 from samcancer.training.cached_features import open_cache
@@ -37,6 +36,7 @@ from samcancer.training.devices import on_rank_zero, start_fabric
 from samcancer.training.job import TrainJob
 from samcancer.training.loop import TrainResult, train
 from samcancer.training.network import build_network
+from samcancer.training.shared_files import keep_config, require_same_config, shared_folder
 from samcancer.training.start import start_from
 
 _log = logging.getLogger(__name__)
@@ -48,9 +48,6 @@ TAXONOMY_NAME = "taxonomy.yaml"
 FINAL_NAME = "final"
 
 _RESERVED_NAMES = {"", PSEUDO_LABELS_NAME}
-
-_NOT_COMPARED = {("data", "workers")}
-"""Fields that may differ between the runs of a folder: they change speed only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,44 +174,14 @@ def _start(options: RunOptions) -> Fabric:
 def _prepare(options: RunOptions, store: CaseStore, kept: Path) -> Folds:
     """Refuse another configuration than the one kept, if any, and return the folds."""
     if kept.exists():
-        _require_same_config(kept, options.config)
-    return load_or_create_folds(
-        store,
-        options.output / FOLDS_NAME,
-        count=options.config.folds,
-        seed=options.config.train.seed,
-    )
-
-
-def _keep_config(path: Path, config: Config) -> None:
-    """Write the configuration, or compare it with the one that came there meanwhile."""
-    if path.exists():
-        _require_same_config(path, config)
-    else:
-        write_text_atomic(path, yaml.safe_dump(config_to_dict(config), sort_keys=False))
-
-
-def _require_same_config(path: Path, config: Config) -> None:
-    before, now = config_to_dict(load_config(path)), config_to_dict(config)
-    difference = _first_difference(before, now)
-    if difference is not None:
-        raise InputError(
-            f"these runs were started with another configuration ({difference})",
-            path=path,
-            mend="leave out the options that changed it, or choose another --output",
+        require_same_config(kept, options.config)
+    with shared_folder(options.output):
+        return load_or_create_folds(
+            store,
+            options.output / FOLDS_NAME,
+            count=options.config.folds,
+            seed=options.config.train.seed,
         )
-
-
-def _first_difference(before: object, now: object, where: tuple[str, ...] = ()) -> str | None:
-    if where in _NOT_COMPARED or before == now:
-        return None
-    if not isinstance(before, dict) or not isinstance(now, dict):
-        return f"{'.'.join(where)} is {before} there and {now} here"
-    for key in sorted(before.keys() | now.keys()):
-        difference = _first_difference(before.get(key), now.get(key), (*where, key))
-        if difference is not None:
-            return difference
-    return None
 
 
 def _open_pseudo_labels(options: RunOptions, store: CaseStore, folds: Folds) -> PseudoLabels:
@@ -281,7 +248,7 @@ def _train(
         )
         meta = replace(meta, started_from=sha256)
     features = open_cache(store, model, config, case_ids=training)
-    on_rank_zero(fabric, lambda: _keep_config(kept, config))  # it makes a network by now
+    on_rank_zero(fabric, lambda: keep_config(kept, config))  # it makes a network by now
     job = TrainJob(store, ledger, pool, validation, meta, folder, features)
     with contextlib.ExitStack() as stack:
         on_rank_zero(fabric, lambda: _take_folder(stack, folder))

@@ -76,7 +76,7 @@ class KillStorm:
         if number % 2:
             self._killed(output, number, random)
         finish(self._command, output, trial=number)
-        assert self._command.content(output) == self._expected
+        require_equal(self._command.content(output), self._expected)
         assert [path.name for path in output.rglob(f"{TEMPORARY_PREFIX}*")] == []
         shutil.rmtree(output)
 
@@ -113,6 +113,14 @@ def finish(command: Command, output: Path, *, trial: int) -> None:
     process = start(command, output, trial=trial)
     process.join(PATIENCE_S)
     assert process.exitcode == 0, f"{command.verb} left with {process.exitcode}"
+
+
+def require_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Fail with the names of what is there besides, lacks or differs."""
+    names = found.keys() | expected.keys()
+    absent = object()
+    differing = [n for n in names if found.get(n, absent) != expected.get(n, absent)]
+    assert sorted(differing) == []
 
 
 def files_below(folder: Path, *left_out: str) -> dict[str, bytes]:
