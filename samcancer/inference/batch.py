@@ -28,6 +28,7 @@ from samcancer.inference.scan import (
     write_prediction,
 )
 from samcancer.volume_io import VOLUME_SUFFIXES, find_volumes, strip_volume_suffix
+from samcancer.volume_io.dicom_folders import find_dicom_folders, folder_case_id
 from samcancer.volume_io.formats import is_dicom_file, volume_suffix
 
 _log = logging.getLogger(__name__)
@@ -226,8 +227,6 @@ def _scans_of(given: Path, series: str | None) -> list[tuple[str, Path]]:
     """Return (case id, scan) of an input: its volumes, then its DICOM folders."""
     if given.is_file() and not is_dicom_file(given):
         return [(case_id_of(scan), scan) for scan in find_volumes(given)]
-    from samcancer.volume_io.dicom_folders import find_dicom_folders, folder_case_id
-
     if given.is_file():
         folder = given.resolve().parent
         return [(folder_case_id(folder), folder)]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samcancer.errors import InputError
-from samcancer.volume_io.dicom import ct_series_of, holds_ct
 from samcancer.volume_io.formats import is_dicom_file
 
 _UNSAFE = re.compile(r"[^\w.-]+")
@@ -60,6 +59,8 @@ def folder_case_id(folder: Path, *, below: Path | None = None) -> str:
 
 def _has_ct(folder: Path, series: str | None) -> bool:
     """Whether a folder is a case; a damaged one is, so that reading it says what is wrong."""
+    from samcancer.volume_io.dicom import ct_series_of, holds_ct  # not needed for other formats
+
     try:
         return holds_ct(folder) if series is None else series in ct_series_of(folder)
     except InputError:

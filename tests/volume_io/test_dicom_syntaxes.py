@@ -1,0 +1,168 @@
+"""Compressed series decode to the voxels of the uncompressed one, or the syntax is named."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import gdcm
+import numpy as np
+import pydicom
+import pytest
+from pydicom.encaps import encapsulate
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import (
+    MPEG4HP41,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+from series_fakes import SLICES, ct_slice, hu_of, save, slice_path
+
+from samcancer.errors import InputError
+from samcancer.volume_io import read_ct
+
+GDCM_NAMES = {
+    JPEGLossless: gdcm.TransferSyntax.JPEGLosslessProcess14,
+    JPEGLosslessSV1: gdcm.TransferSyntax.JPEGLosslessProcess14_1,
+    JPEGLSLossless: gdcm.TransferSyntax.JPEGLSLossless,
+    JPEG2000Lossless: gdcm.TransferSyntax.JPEG2000Lossless,
+}
+
+DCMTK = {
+    JPEGLossless: ("dcmcjpeg", "+el"),
+    JPEGLosslessSV1: ("dcmcjpeg", "+e1"),
+    JPEGLSLossless: ("dcmcjpls", "+el"),
+    RLELossless: ("dcmcrle",),
+}
+"""Another implementation's encoders, where they are installed."""
+
+
+def by_gdcm(path: Path, syntax: UID) -> None:
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(GDCM_NAMES[syntax]))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+
+
+def by_pydicom(path: Path, syntax: UID) -> None:
+    content = pydicom.dcmread(path)
+    if syntax == RLELossless:
+        content.compress(syntax, encoding_plugin="pydicom", generate_instance_uid=False)
+    content.file_meta.TransferSyntaxUID = syntax
+    content.save_as(path)
+
+
+def by_dcmtk(path: Path, syntax: UID) -> None:
+    tool, *options = DCMTK[syntax]
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed")
+    subprocess.run([tool, *options, path, path], check=True, capture_output=True)
+
+
+def write_packed(
+    folder: Path, pack: Callable[[Path, UID], None], syntax: UID, *, signed: bool = False
+) -> Path:
+    """The sound series, every slice packed; signed stores HU themselves."""
+    folder.mkdir()
+    for z in range(SLICES):
+        pixels = {"PixelData": hu_of()[z].astype("<i2").tobytes(), "RescaleIntercept": 0}
+        content = ct_slice(z, **(pixels | {"PixelRepresentation": 1} if signed else {}))
+        path = save(slice_path(folder, z), content)
+        pack(path, syntax)
+        assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == syntax
+    return folder
+
+
+CASES = [
+    *[(by_gdcm, syntax) for syntax in GDCM_NAMES],
+    *[(by_dcmtk, syntax) for syntax in DCMTK],
+    (by_pydicom, RLELossless),
+    (by_pydicom, DeflatedExplicitVRLittleEndian),
+]
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+@pytest.mark.parametrize(
+    ("pack", "syntax"), CASES, ids=[f"{p.__name__}-{s.keyword}" for p, s in CASES]
+)
+def test_a_compressed_series_has_the_voxels_of_the_uncompressed_one(
+    pack: Callable[[Path, UID], None], syntax: UID, signed: bool, tmp_path: Path
+) -> None:
+    scan = read_ct(write_packed(tmp_path / "ct", pack, syntax, signed=signed))
+    np.testing.assert_array_equal(scan.hu, hu_of())
+
+
+@pytest.mark.parametrize("syntax", GDCM_NAMES, ids=lambda uid: uid.keyword)
+def test_the_required_packages_alone_decode_each_syntax(syntax: UID) -> None:
+    assert "gdcm" in get_decoder(syntax).available_plugins
+
+
+@pytest.mark.parametrize("syntax", GDCM_NAMES, ids=lambda uid: uid.keyword)
+def test_a_compressed_slice_cut_anywhere_is_refused(syntax: UID, tmp_path: Path) -> None:
+    folder = write_packed(tmp_path / "ct", by_gdcm, syntax)
+    path = slice_path(folder, 3)
+    content = path.read_bytes()
+    for kept in range(len(content) // 2, len(content), 17):
+        path.write_bytes(content[:kept])
+        with pytest.raises(InputError, match=r"image_3\.dcm: "):
+            read_ct(folder)
+
+
+def packed_as(folder: Path, syntax: UID) -> Path:
+    """A series whose slices say that they are packed in some way, with noise for pixels."""
+    folder.mkdir()
+    for z in range(SLICES):
+        content = ct_slice(z, PixelData=encapsulate([bytes(range(64))]))
+        content["PixelData"].VR = "OB"
+        content["PixelData"].is_undefined_length = True
+        save(slice_path(folder, z), content, syntax)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("syntax", "fact", "mend"),
+    [
+        (MPEG4HP41, r"MPEG-4 .*\(1\.2\.840\.10008\.1\.2\.4\.102\), which neither pydicom nor "
+         r"python-gdcm decodes", "export the series uncompressed"),
+        (HTJ2KLossless, r"High-Throughput JPEG 2000 .*\(1\.2\.840\.10008\.1\.2\.4\.201\), which "
+         "nothing installed here decodes", "pip install pylibjpeg pylibjpeg-openjpeg"),
+        (JPEGLSLossless, r"JPEG-LS .*\(1\.2\.840\.10008\.1\.2\.4\.80\) and cannot be decoded "
+         r"\(\w+\)", "re-copy the file"),
+    ],
+)  # fmt: skip
+def test_a_syntax_that_does_not_decode_is_named(
+    syntax: UID, fact: str, mend: str, tmp_path: Path
+) -> None:
+    if syntax == HTJ2KLossless and get_decoder(syntax).is_available:
+        pytest.skip("the packages for it are installed")
+    with pytest.raises(InputError, match=fact) as caught:
+        read_ct(packed_as(tmp_path / "ct", syntax))
+    assert caught.value.mend == mend
+
+
+def test_without_python_gdcm_the_message_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_packed(tmp_path / "ct", by_gdcm, JPEGLosslessSV1)
+    decoder = get_decoder(JPEGLosslessSV1)
+    monkeypatch.setattr(decoder, "_available", {})
+    monkeypatch.setattr(decoder, "_unavailable", {"gdcm": ("gdcm>=3.0.10",)})
+    with pytest.raises(InputError, match="nothing installed here decodes") as caught:
+        read_ct(folder)
+    assert caught.value.mend == "pip install python-gdcm"
