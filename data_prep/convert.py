@@ -12,20 +12,22 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from data_prep.dicom_labels import read_dicom_label
 from data_prep.sources import SourceCase
 from samcancer.data.case_store import CaseInfo, case_file_bytes, verify_case_file, write_case
 from samcancer.errors import InputError
 from samcancer.files import sha256_of
 from samcancer.geometry import Geometry, canonicalise, require_same_grid
 from samcancer.inplane import InPlaneGrid, resize_mask, resize_slices
-from samcancer.taxonomy import DatasetSpec
+from samcancer.taxonomy import DatasetSpec, Taxonomy
 from samcancer.volume_io import CtVolume, LabelVolume, ReadOptions, read_ct, read_labels
+from samcancer.volume_io.formats import DICOM_SUFFIXES, is_dicom_file
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ class CaseJob:
     class_names: tuple[str, ...]
     size: int
     options: ReadOptions
+    taxonomy: Taxonomy
+    """Gives the names by which structures in DICOM are known."""
     known: CaseInfo | None
     """The index's entry; None for a new case."""
     verify: bool
@@ -128,16 +132,14 @@ def _prepare(job: CaseJob) -> _Content:
     hu = np.ascontiguousarray(hu)
     grid = in_plane_grid(canonical, job.size)
     slices_hu = resize_slices(hu, grid)
-    label = None if source.label is None else _read_label(source.label, image, job.options)
+    label = None if source.label is None else _read_label(source.label, image, job)
     annotated = tuple(name for name in job.class_names if name in source.annotates)
     label_bits = np.zeros(slices_hu.shape, np.uint32)
     voxels: dict[str, int] = {}
     lesions: dict[str, int] = {}
     if label is not None:
-        counts = require_known_values(label, source.dataset, source.annotates)
-        values = canonicalise(label.values, image.geometry)[0]
         for name in annotated:
-            mask = class_mask(values, counts, source.dataset, name)
+            mask = canonicalise(label.mask(name), image.geometry)[0]
             voxels[name], lesions[name] = int(mask.sum()), _count_components(mask)
             if voxels[name]:
                 bit = np.uint32(1 << job.class_names.index(name))
@@ -164,7 +166,7 @@ def _prepare(job: CaseJob) -> _Content:
         info=info,
         slices_hu=slices_hu,
         label_bits=label_bits,
-        warnings=image.warnings,
+        warnings=image.warnings + (label.warnings if label is not None else ()),
         voxels=hu.size,
     )
 
@@ -219,10 +221,45 @@ def class_mask(
     return mask
 
 
-def _read_label(path: Path, image: CtVolume, options: ReadOptions) -> LabelVolume:
-    label = read_labels(path, options)
+class _Label(Protocol):
+    """A label file, whatever its form."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+    def mask(self, class_name: str) -> NDArray[np.bool_]:
+        """Return where a class is, (Z, Y, X) on the image's grid as stored."""
+        ...
+
+
+@dataclass(frozen=True)
+class _LabelMap:
+    """A label map whose values the data set gives a meaning."""
+
+    values: NDArray[Any]
+    counts: Mapping[int, int]
+    dataset: DatasetSpec
+    warnings: tuple[str, ...] = ()
+
+    def mask(self, class_name: str) -> NDArray[np.bool_]:
+        return class_mask(self.values, self.counts, self.dataset, class_name)
+
+
+def _read_label(path: Path, image: CtVolume, job: CaseJob) -> _Label:
+    source = job.source
+    if is_dicom_file(path) or (path.suffix.lower() in DICOM_SUFFIXES and not path.exists()):
+        return read_dicom_label(
+            path,
+            image,
+            dataset=source.dataset,
+            annotates=source.annotates,
+            taxonomy=job.taxonomy,
+            threshold=job.options.seg_threshold,
+        )
+    label = read_labels(path, job.options)
     require_same_grid(image.geometry, label.geometry, image_path=image.path, label_path=path)
-    return label
+    counts = require_known_values(label, source.dataset, source.annotates)
+    return _LabelMap(label.values, counts, source.dataset)
 
 
 def _quote(counts: Mapping[int, int]) -> str:

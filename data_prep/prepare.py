@@ -54,7 +54,13 @@ from samcancer.files import (
     write_json_atomic,
     write_text_atomic,
 )
-from samcancer.taxonomy import MAX_CLASSES, Taxonomy, load_taxonomy, taxonomy_from_yaml
+from samcancer.taxonomy import (
+    MAX_CLASSES,
+    DatasetSpec,
+    Taxonomy,
+    load_taxonomy,
+    taxonomy_from_yaml,
+)
 from samcancer.volume_io import ReadOptions
 
 _log = logging.getLogger(__name__)
@@ -120,7 +126,9 @@ def prepare(options: PrepareOptions, *, show_progress: bool = True) -> Summary:
         known = {info.case_id: info for info in read_index(options.output, drop_damaged=True)}
         write_index(options.output, known.values())
         _require_same_meaning(options.output, taxonomy, known)
-        jobs = [_job(options, store, source, known.get(source.case_id)) for source in sources]
+        jobs = [
+            _job(options, store, source, known.get(source.case_id), taxonomy) for source in sources
+        ]
         results = []
         for result in _tracked(_run(jobs, options.workers), len(jobs), show=show_progress):
             _log_result(result)
@@ -187,7 +195,7 @@ def _require_same_meaning(store: Path, taxonomy: Taxonomy, known: dict[str, Case
         for name in sorted({info.dataset for info in known.values()}):
             then = before.dataset(name)
             now = taxonomy.datasets.setdefault(name, then)
-            if (now.labels, now.annotates) != (then.labels, then.annotates):
+            if _meaning(now) != _meaning(then):
                 raise InputError(
                     f"its cases of {name} were read with another table of labels",
                     path=store,
@@ -197,15 +205,24 @@ def _require_same_meaning(store: Path, taxonomy: Taxonomy, known: dict[str, Case
     write_text_atomic(path, text)
 
 
+def _meaning(dataset: DatasetSpec) -> tuple[object, ...]:
+    return dataset.labels, dataset.annotates, dataset.structures
+
+
 def _job(
-    options: PrepareOptions, store: StoreInfo, source: SourceCase, known: CaseInfo | None
+    options: PrepareOptions,
+    store: StoreInfo,
+    source: SourceCase,
+    known: CaseInfo | None,
+    taxonomy: Taxonomy,
 ) -> CaseJob:
     return CaseJob(
         source=source,
         store=options.output,
         class_names=store.class_names,
         size=store.size,
-        options=options.reading,
+        options=dataclasses.replace(options.reading, series=source.series),
+        taxonomy=taxonomy,
         known=known,
         verify=options.verify,
     )

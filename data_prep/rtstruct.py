@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 from samcancer.errors import InputError
+from samcancer.volume_io.dicom_files import DAMAGE, RE_COPY, quiet_pydicom
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -36,8 +36,14 @@ Mask = npt.NDArray[np.bool_]
 OFF_SLICE_TOLERANCE = 0.05
 """How far a contour may lie from the centre of its slice, in slice spacings."""
 
+_TAGS = ("Modality", "StructureSetROISequence", "ROIContourSequence")
+"""Every element that is read of a file."""
+
 _CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 """Contour types that enclose an area; points and open lines are refused."""
+
+_OTHER_TYPES = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
+"""Contour types that do not; any other value is free text and is not quoted."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class Region:
     frame_of_reference_uid: str | None
     contours_mm: tuple[Points, ...]
     """Closed contours, each (n, 3)."""
+    fault: InputError | None = None
+    """Why the region cannot be rasterised; other regions of the file still can."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +91,26 @@ def read_structure_set(path: Path) -> StructureSet:
     """Read an RTSTRUCT file.
 
     Raises:
-        InputError: When the file is not an RTSTRUCT or a contour is malformed.
+        InputError: When the file is not an RTSTRUCT, or is damaged. A malformed contour is an error
+            only once its region is rasterised.
     """
     try:
-        content = pydicom.dcmread(path)
-    except (InvalidDicomError, OSError, EOFError) as error:
-        raise InputError(f"not a readable DICOM file ({error})", path=path) from None
-    modality = content.get("Modality")
-    if modality != "RTSTRUCT":
+        with quiet_pydicom():
+            content = pydicom.dcmread(path, specific_tags=list(_TAGS))
+            regions = _read_regions(content, path)
+            modality = content.get("Modality")
+    except InputError:
+        raise
+    except DAMAGE as error:
         raise InputError(
-            f"the modality is {modality!r}, not RTSTRUCT", path=path, mend="give the structure set"
-        )
+            f"not a readable DICOM file ({type(error).__name__})", path=path, mend=RE_COPY
+        ) from None
+    if modality != "RTSTRUCT":
+        raise InputError("is DICOM but no RTSTRUCT", path=path, mend="give the structure set")
+    return StructureSet(path=path, regions=regions)
+
+
+def _read_regions(content: Dataset, path: Path) -> tuple[Region, ...]:
     contours = {
         int(item.ReferencedROINumber): item for item in content.get("ROIContourSequence") or ()
     }
@@ -102,14 +119,21 @@ def read_structure_set(path: Path) -> StructureSet:
         item = contours.get(int(roi.ROINumber))
         name = str(roi.get("ROIName", ""))
         frame = roi.get("ReferencedFrameOfReferenceUID")
+        found: tuple[Points, ...] = ()
+        fault = None
+        try:
+            found = () if item is None else _read_contours(item, name, path)
+        except InputError as error:
+            fault = error
         regions.append(
             Region(
                 name=name,
                 frame_of_reference_uid=None if frame is None else str(frame),
-                contours_mm=() if item is None else _read_contours(item, name, path),
+                contours_mm=found,
+                fault=fault,
             )
         )
-    return StructureSet(path=path, regions=tuple(regions))
+    return tuple(regions)
 
 
 def rasterise(
@@ -131,10 +155,13 @@ def rasterise(
         (slice, row, column) mask, True where the voxel's centre is inside.
 
     Raises:
-        InputError: When the name is unknown, the frames of reference differ, a contour is not on
-            one slice of the grid or leaves it, or the region holds no voxel centre.
+        InputError: When the name is unknown, the frames of reference differ, a contour is
+            malformed, not on one slice of the grid or leaves it, or the region holds no voxel
+            centre.
     """
     region = structures.region(name)
+    if region.fault is not None:
+        raise region.fault
     if region.frame_of_reference_uid != frame_of_reference_uid:
         raise InputError(
             f"{name!r} refers to frame of reference {region.frame_of_reference_uid}, "
@@ -190,8 +217,9 @@ def _read_contours(item: Dataset, name: str, path: Path) -> tuple[Points, ...]:
         where = f"contour {number} of {name!r}"
         kind = str(contour.get("ContourGeometricType", ""))
         if kind not in _CLOSED_TYPES:
+            known = kind if kind in _OTHER_TYPES else "unknown"
             raise InputError(
-                f"{where} is of type {kind or 'unknown'}; only closed planar ones enclose voxels",
+                f"{where} is of type {known}; only closed planar ones enclose voxels",
                 path=path,
                 mend="export closed contours",
             )

@@ -214,7 +214,7 @@ def test_points_and_open_lines_are_refused(tmp_path: Path) -> None:
 
 def test_a_ct_file_is_no_structure_set(tmp_path: Path) -> None:
     path = write_structures(tmp_path / "ct.dcm", {}, modality="CT")
-    with pytest.raises(InputError, match="the modality is 'CT', not RTSTRUCT"):
+    with pytest.raises(InputError, match="is DICOM but no RTSTRUCT"):
         read_structure_set(path)
 
 
