@@ -269,5 +269,7 @@ def _remove_stale_files(output: Path) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-    return text.replace("\n", " ")
+    """Return what is wrong, without the folders of the file, which may hold a patient's name."""
+    if isinstance(error, InputError):
+        return str(InputError(error.fact, path=error.path and error.path.name, mend=error.mend))
+    return f"{type(error).__name__}: {error}".replace("\n", " ")
