@@ -134,7 +134,8 @@ def classes_of(
             known = taxonomy.find_class(structure.name)
             (other_organs if known and known.kind == "organ" else unknown).append(structure.name)
             continue
-        direct |= set(names)
+        if structure.draw is not None:
+            direct |= set(names)
         for name in taxonomy.implied(names, annotated=annotates):
             if name in annotates:
                 found.setdefault(name, []).append(structure)

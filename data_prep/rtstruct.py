@@ -21,6 +21,7 @@ import pydicom
 
 from samcancer.errors import InputError
 from samcancer.volume_io.dicom_files import DAMAGE, RE_COPY, quiet_pydicom
+from samcancer.volume_io.dicom_whole import require_whole
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -107,6 +108,10 @@ def read_structure_set(path: Path) -> StructureSet:
         ) from None
     if modality != "RTSTRUCT":
         raise InputError("is DICOM but no RTSTRUCT", path=path, mend="give the structure set")
+    require_whole(path)
+    missing = [name for name in _TAGS if name not in content]
+    if missing:
+        raise InputError(f"has no {missing[0]}", path=path, mend=RE_COPY)
     return StructureSet(path=path, regions=regions)
 
 
@@ -227,6 +232,13 @@ def _read_contours(item: Dataset, name: str, path: Path) -> tuple[Points, ...]:
         if data.size == 0 or data.size % 3 or not np.isfinite(data).all():
             raise InputError(
                 f"{where} has {data.size} coordinates, not finite (x, y, z) triplets", path=path
+            )
+        stated = contour.get("NumberOfContourPoints")
+        if stated is not None and int(stated) != data.size // 3:
+            raise InputError(
+                f"{where} has {data.size // 3} points and says that it has {int(stated)}",
+                path=path,
+                mend=RE_COPY,
             )
         contours.append(data.reshape(-1, 3))
     return tuple(contours)

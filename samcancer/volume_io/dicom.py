@@ -268,7 +268,9 @@ def _choose_series(
         return found[series]
     if len(found) > 1:
         raise InputError(
-            f"holds {len(found)} CT series: {listed}", path=folder, mend="choose one with --series"
+            f"holds {len(found)} CT series: {listed}",
+            path=folder,
+            mend="choose one with --series, or in the column series of a table",
         )
     return next(iter(found.values()))
 

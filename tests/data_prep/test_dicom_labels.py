@@ -129,6 +129,11 @@ def test_an_annotated_organ_that_was_not_drawn_is_not_taken_as_absent() -> None:
     assert "column annotates" in str(caught.value)
 
 
+def test_an_organ_without_a_contour_was_not_drawn() -> None:
+    with pytest.raises(InputError, match="no structure of the annotated organs liver"):
+        classes(Structure("Liver"), drawn("HCC"))
+
+
 def test_an_annotated_lesion_that_was_not_drawn_is_absent_and_told() -> None:
     found, warnings = classes(drawn("Liver"))
     assert found == {"liver": ["Liver"]}

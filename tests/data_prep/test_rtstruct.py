@@ -225,6 +225,27 @@ def test_a_text_file_is_no_dicom_file(tmp_path: Path) -> None:
         read_structure_set(path)
 
 
+def test_a_file_cut_at_any_length_never_loses_a_contour(tmp_path: Path) -> None:
+    path = write_structures(
+        tmp_path / "rs.dcm",
+        {"GTV": [rectangle(1, 1, 4, 4, z) for z in range(3)], "Lung": [rectangle(1, 1, 9, 9, 1)]},
+    )
+    content = path.read_bytes()
+    for kept in range(len(content)):
+        path.write_bytes(content[:kept])
+        with pytest.raises(InputError, match=r"rs\.dcm: "):
+            read_structure_set(path)
+
+
+def test_a_contour_with_fewer_points_than_it_says_is_refused(tmp_path: Path) -> None:
+    path = write_structures(tmp_path / "rs.dcm", {"GTV": [rectangle(1, 1, 4, 4, 0)]})
+    content = pydicom.dcmread(path)
+    content.ROIContourSequence[0].ContourSequence[0].NumberOfContourPoints = 5
+    content.save_as(path)
+    with pytest.raises(InputError, match="has 4 points and says that it has 5"):
+        mask_of(path)
+
+
 def test_crossing_contours_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_structures(
         tmp_path / "rs.dcm", {"GTV": [rectangle(1, 1, 4, 4, 0), rectangle(3, 3, 6, 6, 0)]}

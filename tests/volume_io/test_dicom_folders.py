@@ -164,5 +164,5 @@ def test_several_series_are_told_apart_without_their_descriptions(tmp_path: Path
     assert str(caught.value) == (
         f"{folder}: holds 2 CT series: {SERIES} (6 slices, axial, 7 x 9 pixels, voxels of 0.6 x "
         f"0.8 x 2.5 mm); {OTHER_SERIES} (3 slices, coronal, 7 x 9 pixels, voxels of 0.6 x 0.8 x 4 "
-        "mm). Choose one with --series."
+        "mm). Choose one with --series, or in the column series of a table."
     )
