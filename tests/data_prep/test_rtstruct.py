@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -235,6 +236,20 @@ def test_a_file_cut_at_any_length_never_loses_a_contour(tmp_path: Path) -> None:
         path.write_bytes(content[:kept])
         with pytest.raises(InputError, match=r"rs\.dcm: "):
             read_structure_set(path)
+
+
+def test_a_flipped_bit_gives_a_refusal_or_a_mask_on_the_grid(tmp_path: Path) -> None:
+    path = write_structures(
+        tmp_path / "rs.dcm", {"GTV": [rectangle(1, 1, 4, 4, z) for z in range(3)]}
+    )
+    content = path.read_bytes()
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        damaged = bytearray(content)
+        damaged[int(random.integers(128, len(content)))] ^= 1 << int(random.integers(8))
+        path.write_bytes(bytes(damaged))
+        with contextlib.suppress(InputError):
+            assert mask_of(path).shape == GRID.shape
 
 
 def test_a_contour_with_fewer_points_than_it_says_is_refused(tmp_path: Path) -> None:
