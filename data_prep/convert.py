@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from data_prep.dicom_labels import read_dicom_label
+from data_prep.dicom_labels import read_dicom_label, series_of_label
 from data_prep.sources import SourceCase
 from samcancer.data.case_store import CaseInfo, case_file_bytes, verify_case_file, write_case
 from samcancer.errors import InputError
@@ -127,7 +127,10 @@ class _Content:
 
 def _prepare(job: CaseJob) -> _Content:
     source = job.source
-    image = read_ct(source.image, job.options)
+    series = job.options.series
+    if series is None and source.label is not None and source.image.is_dir():
+        series = series_of_label(source.label, source.image)
+    image = read_ct(source.image, job.options, series=series)
     hu, canonical, _ = canonicalise(image.hu, image.geometry)
     hu = np.ascontiguousarray(hu)
     grid = in_plane_grid(canonical, job.size)

@@ -19,8 +19,10 @@ from data_prep.rtstruct import rasterise, read_structure_set
 from samcancer.errors import InputError
 from samcancer.taxonomy import ClassSpec, DatasetSpec, Taxonomy, normalise_name
 from samcancer.volume_io import CtVolume
+from samcancer.volume_io.dicom import ct_series_of
 from samcancer.volume_io.dicom_files import read_tags, same_patient
 from samcancer.volume_io.dicom_seg_reading import read_segmentation
+from samcancer.volume_io.formats import is_dicom_file
 
 _MEND_CT = "give the CT series that it was drawn on"
 
@@ -101,6 +103,33 @@ def read_dicom_label(
         structures, dataset=dataset, annotates=annotates, taxonomy=taxonomy, path=path
     )
     return DicomLabel(image.geometry.shape, found, warnings)
+
+
+def series_of_label(path: Path, folder: Path) -> str | None:
+    """Return which CT series of a folder a label was drawn on, where that has to be known.
+
+    Args:
+        path: The label; of any kind.
+        folder: Of the image.
+
+    Returns:
+        SeriesInstanceUID; None where the folder does not hold several CT series, or the label does
+        not name one of them.
+
+    Raises:
+        InputError: When a file is damaged.
+    """
+    if not is_dicom_file(path) or len(held := ct_series_of(folder)) < 2:
+        return None
+    modality = (read_tags(path) or {}).get("Modality")
+    if modality == "RTSTRUCT":
+        named = read_structure_set(path).series_uid
+    elif modality == "SEG":
+        # The threshold only keeps a fractional file from being refused here already.
+        named = read_segmentation(path, threshold=1.0).series_uid
+    else:
+        return None
+    return named if named in held else None
 
 
 def classes_of(

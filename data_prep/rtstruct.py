@@ -37,7 +37,10 @@ Mask = npt.NDArray[np.bool_]
 OFF_SLICE_TOLERANCE = 0.05
 """How far a contour may lie from the centre of its slice, in slice spacings."""
 
-_TAGS = ("Modality", "StructureSetROISequence", "ROIContourSequence")
+_NEEDED = ("StructureSetROISequence", "ROIContourSequence")
+"""Without these a file is cut short."""
+
+_TAGS = ("Modality", "ReferencedFrameOfReferenceSequence", *_NEEDED)
 """Every element that is read of a file."""
 
 _CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
@@ -65,6 +68,8 @@ class StructureSet:
 
     path: Path
     regions: tuple[Region, ...]
+    series_uid: str | None = None
+    """Series it was drawn on; None where the file does not name exactly one."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,7 +103,7 @@ def read_structure_set(path: Path) -> StructureSet:
     try:
         with quiet_pydicom():
             content = pydicom.dcmread(path, specific_tags=list(_TAGS))
-            regions = _read_regions(content, path)
+            regions, series = _read_regions(content, path), _series_of(content)
             modality = content.get("Modality")
     except InputError:
         raise
@@ -109,10 +114,10 @@ def read_structure_set(path: Path) -> StructureSet:
     if modality != "RTSTRUCT":
         raise InputError("is DICOM but no RTSTRUCT", path=path, mend="give the structure set")
     require_whole(path)
-    missing = [name for name in _TAGS if name not in content]
+    missing = [name for name in _NEEDED if name not in content]
     if missing:
         raise InputError(f"has no {missing[0]}", path=path, mend=RE_COPY)
-    return StructureSet(path=path, regions=regions)
+    return StructureSet(path=path, regions=regions, series_uid=series)
 
 
 def _read_regions(content: Dataset, path: Path) -> tuple[Region, ...]:
@@ -214,6 +219,17 @@ def fill_polygon(vertices: Points, shape: tuple[int, int]) -> Mask:
         toggles[crossed, first_inside] ^= 1
     inside: Mask = np.bitwise_xor.accumulate(toggles, axis=1)[:, :columns].astype(np.bool_)
     return inside
+
+
+def _series_of(content: Dataset) -> str | None:
+    named = {
+        str(series.SeriesInstanceUID)
+        for frame in content.get("ReferencedFrameOfReferenceSequence") or ()
+        for study in frame.get("RTReferencedStudySequence") or ()
+        for series in study.get("RTReferencedSeriesSequence") or ()
+        if series.get("SeriesInstanceUID")
+    }
+    return named.pop() if len(named) == 1 else None
 
 
 def _read_contours(item: Dataset, name: str, path: Path) -> tuple[Points, ...]:

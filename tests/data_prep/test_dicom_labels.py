@@ -17,9 +17,10 @@ from dicom_cases import (
     write_seg,
     write_table,
 )
+from pydicom.dataset import Dataset
 from raw_data import save as save_nifti
 from segmentation_fakes import SHARES, dataset_of, frames_of, save_segmentation, segment
-from series_fakes import OTHER_SERIES, SERIES, ct_slice, hu_of, save
+from series_fakes import OTHER_SERIES, SERIES, SLICES, ct_slice, hu_of, save
 
 from data_prep.dicom_labels import Structure, classes_of, read_dicom_label
 from data_prep.prepare import PrepareOptions, prepare
@@ -328,6 +329,28 @@ def test_the_column_series_chooses_one_of_several(tmp_path: Path) -> None:
     assert {name: info.slices for name, info in store.cases.items()} == {"six": 6, "four": 4}
     assert [r.case_id for r in summary.refused] == ["none"]
     assert "holds 2 CT series" in summary.refused[0].fact
+
+
+@pytest.mark.parametrize("kind", ["rtstruct", "seg"])
+def test_a_label_names_the_series_that_it_was_drawn_on(kind: str, tmp_path: Path) -> None:
+    path = write_regions(tmp_path) if kind == "rtstruct" else seg_of(tmp_path)
+    for z in range(4):
+        content = ct_slice(z, SeriesInstanceUID=OTHER_SERIES, SOPInstanceUID=f"1.2.3.{z}")
+        save(tmp_path / "ct" / f"other_{z}.dcm", content)
+    row = {"image": "ct", "label": path.name, "case": "one"}
+    assert "holds 2 CT series" in prepared(tmp_path, [row]).refused[0].fact
+    content = pydicom.dcmread(path)
+    series, study, frame = Dataset(), Dataset(), Dataset()
+    series.SeriesInstanceUID = SERIES
+    study.RTReferencedSeriesSequence = [series]
+    frame.RTReferencedStudySequence = [study]
+    if kind == "rtstruct":
+        content.ReferencedFrameOfReferenceSequence = [frame]
+    else:
+        content.ReferencedSeriesSequence = [series]
+    content.save_as(path)
+    assert prepared(tmp_path, [row]).refused == ()
+    assert CaseStore(tmp_path / "store").cases["one"].slices == SLICES
 
 
 def test_a_fractional_segmentation_needs_a_threshold(tmp_path: Path) -> None:
