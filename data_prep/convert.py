@@ -127,10 +127,7 @@ class _Content:
 
 def _prepare(job: CaseJob) -> _Content:
     source = job.source
-    series = job.options.series
-    if series is None and source.label is not None and source.image.is_dir():
-        series = series_of_label(source.label, source.image)
-    image = read_ct(source.image, job.options, series=series)
+    image = read_ct(source.image, job.options, series=_series(job))
     hu, canonical, _ = canonicalise(image.hu, image.geometry)
     hu = np.ascontiguousarray(hu)
     grid = in_plane_grid(canonical, job.size)
@@ -306,7 +303,7 @@ def _require_same_source(job: CaseJob, known: CaseInfo) -> None:
     """Refuse to keep a finished case whose raw files or meaning are not what they were."""
     source = job.source
     differing = []
-    if source.image.is_file() and sha256_of(source.image) != known.source_sha256:
+    if source.image.exists() and _image_sha256(job) != known.source_sha256:
         differing.append("the image")
     label_sha256 = None if source.label is None else sha256_of(source.label)
     if label_sha256 != known.label_sha256:
@@ -323,6 +320,22 @@ def _require_same_source(job: CaseJob, known: CaseInfo) -> None:
             path=source.image,
             mend=f"delete {known.file} in the store to prepare it again",
         )
+
+
+def _series(job: CaseJob) -> str | None:
+    """Return the series of a DICOM folder that is asked for, or that the label was drawn on."""
+    image, label = job.source.image, job.source.label
+    if job.options.series is not None or label is None or not image.is_dir():
+        return job.options.series
+    return series_of_label(label, image)
+
+
+def _image_sha256(job: CaseJob) -> str:
+    if job.source.image.is_file():
+        return sha256_of(job.source.image)
+    from samcancer.volume_io.dicom import series_sha256
+
+    return series_sha256(job.source.image, series=_series(job))
 
 
 def _require_same_bytes(job: CaseJob, known: CaseInfo) -> None:

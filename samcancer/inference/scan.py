@@ -279,7 +279,11 @@ def request_sha256(
 
 
 def _source_sha256(scan: Path, options: InferenceOptions) -> str:
-    return sha256_of(scan) if scan.is_file() else read_ct(scan, options.read).source_sha256
+    if scan.is_file():
+        return sha256_of(scan)
+    from samcancer.volume_io.dicom import series_sha256
+
+    return series_sha256(scan, series=options.read.series, files=options.read.files)
 
 
 def _report_path(output: Path, case_id: str) -> Path:

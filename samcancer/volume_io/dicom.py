@@ -86,9 +86,7 @@ def read_dicom_ct(
         InputError: When there is no series or no single one, or slices are missing, double,
             tilted, of different sizes, or cannot be decoded.
     """
-    found, others, derived = _find_series(_files_of(folder, files), series)
-    slices = _choose_series(found, others, derived, series=series, folder=folder)
-    ordered, step_mm = _order(slices, folder)
+    ordered, step_mm, others = _ordered_series(folder, series, files)
     first = ordered[0]
     row_mm, column_mm = (float(v) for v in first.pixel_mm)
     geometry = Geometry(
@@ -100,10 +98,18 @@ def read_dicom_ct(
     hu = np.empty(geometry.shape, np.int16)
     for index, item in enumerate(ordered):
         hu[index] = read_slice_hu(item.path, item.shape)
-    digest = hashlib.sha256("".join(sha256_of(item.path) for item in ordered).encode()).hexdigest()
     told = _warnings(ordered, others)
     paths = tuple(item.path for item in ordered)
-    return CtVolume(hu, geometry, folder, digest, told, "dicom", paths)
+    return CtVolume(hu, geometry, folder, _sha256_of(ordered), told, "dicom", paths)
+
+
+def series_sha256(folder: Path, *, series: str | None = None, files: Collection[Path] = ()) -> str:
+    """Return the ``source_sha256`` that reading the series gives, without decoding a pixel.
+
+    Raises:
+        InputError: As :func:`read_dicom_ct`.
+    """
+    return _sha256_of(_ordered_series(folder, series, files)[0])
 
 
 def ct_series_of(folder: Path) -> set[str]:
@@ -147,6 +153,19 @@ def _axes(item: _Slice) -> NDArray[np.float64]:
     """(3, 3): orthonormal columns along a row's pixels, a column's pixels, and the slices."""
     row, column = item.cosines
     return nearest_rotation_of(np.stack([row, column, np.cross(row, column)], axis=1))
+
+
+def _ordered_series(
+    folder: Path, series: str | None, files: Collection[Path]
+) -> tuple[list[_Slice], float, dict[str, int]]:
+    """Return the slices along their normal, their distance in mm, and what is left out."""
+    found, others, derived = _find_series(_files_of(folder, files), series)
+    slices = _choose_series(found, others, derived, series=series, folder=folder)
+    return *_order(slices, folder), others
+
+
+def _sha256_of(ordered: list[_Slice]) -> str:
+    return hashlib.sha256("".join(sha256_of(item.path) for item in ordered).encode()).hexdigest()
 
 
 def _files_of(folder: Path, files: Collection[Path] = ()) -> list[Path]:

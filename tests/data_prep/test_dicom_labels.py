@@ -331,6 +331,19 @@ def test_the_column_series_chooses_one_of_several(tmp_path: Path) -> None:
     assert "holds 2 CT series" in summary.refused[0].fact
 
 
+def test_a_finished_case_is_refused_once_its_series_is_another(tmp_path: Path) -> None:
+    write_ct(tmp_path / "ct")
+    row = {"image": "ct", "case": "one", "series": SERIES}
+    assert prepared(tmp_path, [row]).prepared == 1
+    assert prepared(tmp_path, [row]).kept == 1
+    for z in range(4):
+        content = ct_slice(z, SeriesInstanceUID=OTHER_SERIES, SOPInstanceUID=f"1.2.3.{z}")
+        save(tmp_path / "ct" / f"other_{z}.dcm", content)
+    assert prepared(tmp_path, [row]).kept == 1
+    summary = prepared(tmp_path, [row | {"series": OTHER_SERIES}])
+    assert "the image changed since case 'one' was prepared" in summary.refused[0].fact
+
+
 @pytest.mark.parametrize("kind", ["rtstruct", "seg"])
 def test_a_label_names_the_series_that_it_was_drawn_on(kind: str, tmp_path: Path) -> None:
     path = write_regions(tmp_path) if kind == "rtstruct" else seg_of(tmp_path)

@@ -11,6 +11,7 @@ from series_fakes import OTHER_SERIES, SERIES, SLICES, ct_slice, hu_of, save, wr
 
 from samcancer.errors import InputError
 from samcancer.volume_io import ReadOptions, read_ct
+from samcancer.volume_io.dicom import series_sha256
 from samcancer.volume_io.dicom_folders import find_dicom_folders, folder_case_id
 from samcancer.volume_io.formats import is_dicom_file
 
@@ -140,6 +141,17 @@ def test_files_named_one_by_one_leave_out_the_others_of_their_folder(tmp_path: P
     np.testing.assert_array_equal(read_ct(folder, ReadOptions(files=named)).hu, hu_of())
     with pytest.raises(InputError, match="holds 2 CT series"):
         read_ct(folder)
+
+
+def test_the_digest_of_a_series_needs_no_pixels(tmp_path: Path) -> None:
+    folder = series_in(tmp_path / "ct")
+    assert series_sha256(folder) == read_ct(folder).source_sha256
+    (folder / "image_1.dcm").write_bytes((folder / "image_1.dcm").read_bytes()[:-2])
+    before = series_sha256(folder)
+    with pytest.raises(InputError, match="pixels are missing or cut short"):
+        read_ct(folder)
+    save(folder / "image_1.dcm", ct_slice(SLICES - 1))
+    assert series_sha256(folder) != before
 
 
 def test_one_file_of_a_series_is_no_volume(tmp_path: Path) -> None:
