@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from samcancer.files import sha256_of
 from samcancer.geometry import Geometry
 from samcancer.volume_io.dicom_files import (
     RE_EXPORT,
+    TRANSFER_SYNTAX,
     Tags,
+    needs_own_process,
     numbers_of,
     read_slice_hu,
     read_tags,
@@ -69,6 +72,8 @@ class _Slice:
     """ImagesInAcquisition; 0 where the header does not say."""
     frame: str
     """FrameOfReferenceUID; empty where the header does not say."""
+    packed: bool
+    """Whether its pixels are decoded in a process of their own."""
 
 
 def read_dicom_ct(
@@ -96,8 +101,14 @@ def read_dicom_ct(
         tuple(float(v) for v in _axes(first).ravel()),
     )
     hu = np.empty(geometry.shape, np.int16)
-    for index, item in enumerate(ordered):
-        hu[index] = read_slice_hu(item.path, item.shape)
+    with ExitStack() as stack:
+        read = read_slice_hu
+        if any(item.packed for item in ordered):
+            from samcancer.volume_io.dicom_worker import decoding_process
+
+            read = stack.enter_context(decoding_process()).slice_hu
+        for index, item in enumerate(ordered):
+            hu[index] = read(item.path, item.shape)
     told = _warnings(ordered, others)
     paths = tuple(item.path for item in ordered)
     return CtVolume(hu, geometry, folder, _sha256_of(ordered), told, "dicom", paths)
@@ -257,6 +268,7 @@ def _placed(path: Path, tags: Tags) -> _Slice:
         whole_number_of(tags, "InstanceNumber", path),
         whole_number_of(tags, "ImagesInAcquisition", path) or 0,
         str(tags["FrameOfReferenceUID"] or ""),
+        needs_own_process(tags[TRANSFER_SYNTAX]),
     )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import RLELossless
 
 from samcancer.errors import InputError
 from samcancer.volume_io.formats import DICOM_SUFFIXES
@@ -30,6 +31,9 @@ HEADER_TAGS = (
     "ImageOrientationPatient",
 )  # fmt: skip
 """Every tag that is read of a header."""
+
+TRANSFER_SYNTAX = "TransferSyntaxUID"
+"""How the file is encoded, which stands before the header."""
 
 SCALING_TAGS = ("RescaleSlope", "RescaleIntercept", "RescaleType")
 """Every tag that is read with the pixels, but for those that say how they are stored."""
@@ -68,7 +72,7 @@ Tags = dict[str, Any]
 
 
 def read_tags(path: Path) -> Tags | None:
-    """Read HEADER_TAGS of a file; None for a file that is not DICOM.
+    """Read HEADER_TAGS and TRANSFER_SYNTAX of a file; None for a file that is not DICOM.
 
     Raises:
         InputError: When the file is empty, damaged or cut short.
@@ -79,6 +83,7 @@ def read_tags(path: Path) -> Tags | None:
         with quiet_pydicom():
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
             tags = {name: header.get(name) for name in HEADER_TAGS}
+            tags[TRANSFER_SYNTAX] = header.file_meta.get(TRANSFER_SYNTAX)
             kind = header.file_meta.get("MediaStorageSOPClassUID")
     except InvalidDicomError:
         # A file named so is a damaged slice, not one that lies beside.
@@ -93,6 +98,12 @@ def read_tags(path: Path) -> Tags | None:
         raise InputError("its DICOM header is cut short: it has no Modality", path=path,
                          mend="re-copy the file or take it out of the folder")  # fmt: skip
     return tags
+
+
+def needs_own_process(syntax: Any) -> bool:
+    """Whether pixels of a transfer syntax are decoded by a library that may end the process."""
+    packed = syntax is not None and syntax.is_transfer_syntax and syntax.is_encapsulated
+    return bool(packed and syntax != RLELossless)
 
 
 def same_patient(first: Path, second: Path) -> bool:

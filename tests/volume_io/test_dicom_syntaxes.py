@@ -24,10 +24,12 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-from series_fakes import SLICES, ct_slice, hu_of, save, slice_path
+from series_fakes import COLUMNS, ROWS, SLICES, ct_slice, hu_of, save, slice_path
 
 from samcancer.errors import InputError
 from samcancer.volume_io import read_ct
+from samcancer.volume_io.dicom_files import read_slice_hu
+from samcancer.volume_io.dicom_worker import DecodingProcess, decoding_process
 
 GDCM_NAMES = {
     JPEGLossless: gdcm.TransferSyntax.JPEGLosslessProcess14,
@@ -118,10 +120,57 @@ def test_a_compressed_slice_cut_anywhere_is_refused(syntax: UID, tmp_path: Path)
     folder = write_packed(tmp_path / "ct", by_gdcm, syntax)
     path = slice_path(folder, 3)
     content = path.read_bytes()
-    for kept in range(len(content) // 2, len(content), 17):
+    # Of the delimiter at the end, the length (4 bytes of zeros) tells nothing.
+    for kept in range(len(content) // 2, len(content) - 4, 3):
         path.write_bytes(content[:kept])
         with pytest.raises(InputError, match=r"image_3\.dcm: "):
-            read_ct(folder)
+            read_slice_hu(path, (ROWS, COLUMNS))
+
+
+@pytest.mark.parametrize("syntax", GDCM_NAMES, ids=lambda uid: uid.keyword)
+def test_a_damaged_slice_ends_the_decoder_at_most(syntax: UID, tmp_path: Path) -> None:
+    """GDCM aborts on some damaged JPEG files; this process has to live."""
+    folder = write_packed(tmp_path / "ct", by_gdcm, syntax)
+    path = slice_path(folder, 3)
+    content = path.read_bytes()
+    pixels = content.index(b"\xff\xd8" if b"\xff\xd8" in content else b"\xff\x4f\xff\x51")
+    ended = 0
+    process = DecodingProcess()
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        damaged = bytearray(content)
+        for offset in random.integers(pixels, len(content), size=3):
+            damaged[int(offset)] = int(random.integers(256))
+        path.write_bytes(bytes(damaged))
+        try:
+            assert process.slice_hu(path, (ROWS, COLUMNS)).shape == (ROWS, COLUMNS)
+        except InputError as error:
+            if "ended the decoder" in error.fact:
+                ended += 1
+                process.close()
+                process = DecodingProcess()
+    process.close()
+    assert ended < 60
+
+
+def test_a_decoder_that_is_gone_is_one_line_that_names_the_file(tmp_path: Path) -> None:
+    folder = write_packed(tmp_path / "ct", by_gdcm, JPEGLosslessSV1)
+    with decoding_process() as process:
+        hu = process.slice_hu(slice_path(folder, 3), (ROWS, COLUMNS))
+        np.testing.assert_array_equal(hu, hu_of()[3])
+        process._process.kill()
+        with pytest.raises(InputError, match=r"image_3\.dcm: its packed pixels are damaged"):
+            process.slice_hu(slice_path(folder, 3), (ROWS, COLUMNS))
+
+
+def test_a_refusal_in_the_decoder_is_the_one_of_reading_here(tmp_path: Path) -> None:
+    folder = write_packed(tmp_path / "ct", by_gdcm, JPEGLosslessSV1)
+    content = pydicom.dcmread(slice_path(folder, 2))
+    del content.RescaleSlope
+    content.save_as(slice_path(folder, 2))
+    with pytest.raises(InputError, match=r"image_4\.dcm: has no rescale slope") as caught:
+        read_ct(folder)
+    assert caught.value.mend == "export the series again"
 
 
 def packed_as(folder: Path, syntax: UID) -> Path:
@@ -164,5 +213,5 @@ def test_without_python_gdcm_the_message_names_it(
     monkeypatch.setattr(decoder, "_available", {})
     monkeypatch.setattr(decoder, "_unavailable", {"gdcm": ("gdcm>=3.0.10",)})
     with pytest.raises(InputError, match="nothing installed here decodes") as caught:
-        read_ct(folder)
+        read_slice_hu(slice_path(folder, 3), (ROWS, COLUMNS))
     assert caught.value.mend == "pip install python-gdcm"
