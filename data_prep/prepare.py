@@ -195,7 +195,7 @@ def _require_same_meaning(store: Path, taxonomy: Taxonomy, known: dict[str, Case
         for name in sorted({info.dataset for info in known.values()}):
             then = before.dataset(name)
             now = taxonomy.datasets.setdefault(name, then)
-            if _meaning(now) != _meaning(then):
+            if not _same_meaning(now, then, taxonomy):
                 raise InputError(
                     f"its cases of {name} were read with another table of labels",
                     path=store,
@@ -205,8 +205,17 @@ def _require_same_meaning(store: Path, taxonomy: Taxonomy, known: dict[str, Case
     write_text_atomic(path, text)
 
 
-def _meaning(dataset: DatasetSpec) -> tuple[object, ...]:
-    return dataset.labels, dataset.annotates, dataset.structures
+def _same_meaning(now: DatasetSpec, then: DatasetSpec, taxonomy: Taxonomy) -> bool:
+    """Whether a case reads the same under both tables.
+
+    A structure may be added: a case that held one of an unknown name was refused. One that goes by
+    the name of a class was known without the table.
+    """
+    if (now.labels, now.annotates) != (then.labels, then.annotates):
+        return False
+    added = {name for name in now.structures if name not in then.structures}
+    kept = {name: names for name, names in now.structures.items() if name not in added}
+    return kept == then.structures and not any(map(taxonomy.find_class, added))
 
 
 def _job(

@@ -344,6 +344,29 @@ def test_a_finished_case_is_refused_once_its_series_is_another(tmp_path: Path) -
     assert "the image changed since case 'one' was prepared" in summary.refused[0].fact
 
 
+@pytest.mark.parametrize(
+    ("change", "fits"),
+    [
+        (("BODY: null", "BODY: null, Couch: null"), True),
+        (("BODY: null", "BODY: null, Liver: null"), False),
+        (("BODY: null", "BODY: liver"), False),
+        (("GTV-1: liver_tumor, ", ""), False),
+    ],
+)
+def test_a_store_takes_more_names_of_structures_but_no_other_meaning(
+    change: tuple[str, str], fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_regions(tmp_path)
+    row = {"image": "ct", "label": "rs.dcm", "case": "one"}
+    assert prepared(tmp_path, [row]).prepared == 1
+    monkeypatch.setattr("test_dicom_labels.MINE", MINE.replace(*change))
+    if fits:
+        assert prepared(tmp_path, [row]).kept == 1
+        return
+    with pytest.raises(InputError, match="were read with another table of labels"):
+        prepared(tmp_path, [row])
+
+
 @pytest.mark.parametrize("kind", ["rtstruct", "seg"])
 def test_a_label_names_the_series_that_it_was_drawn_on(kind: str, tmp_path: Path) -> None:
     path = write_regions(tmp_path) if kind == "rtstruct" else seg_of(tmp_path)
