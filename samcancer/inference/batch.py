@@ -242,7 +242,9 @@ def _scans_of(given: Path, series: str | None) -> list[tuple[str, Path]]:
     folders = found.cases
     if not volumes and not folders:
         if not loose:
-            where = f" and no CT in {len(found.left_out)} DICOM folders" if found.left_out else ""
+            wanted = "no CT" if series is None else f"nothing of the series {series}"
+            where = f", and {wanted} in {len(found.left_out)} DICOM folders"
+            where = where if found.left_out else ""
             raise InputError(
                 f"holds no {', '.join(VOLUME_SUFFIXES)} or DICOM file{where}",
                 path=given,

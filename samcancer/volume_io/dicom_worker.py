@@ -27,8 +27,9 @@ from samcancer.volume_io.dicom_files import RE_COPY, read_slice_hu
 SECONDS = 120.0
 """A request that takes longer is damage; a slice takes some milliseconds."""
 
-_START = "import sys; sys.path.insert(0, sys.argv[1]); from {0} import serve; serve()"
-"""Runs without the user's main module, which other ways of starting a process would import."""
+_START = "import sys; sys.path[:] = sys.argv[1:]; from {0} import serve; serve()"
+"""Finds packages where this process does, and runs without the user's main module, which other ways
+of starting a process would import."""
 
 
 class DecodingProcess:
@@ -36,9 +37,8 @@ class DecodingProcess:
 
     def __init__(self) -> None:
         """Start the process."""
-        root = str(Path(__file__).resolve().parents[2])
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and words
-            [sys.executable, "-c", _START.format(__name__), root],
+            [sys.executable, "-c", _START.format(__name__), *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

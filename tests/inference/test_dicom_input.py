@@ -120,8 +120,10 @@ def test_a_folder_without_a_scan_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"in: holds no \.nii\.gz, .* or DICOM file\. Name"):
         find_scans([tmp_path / "in"])
     save(tmp_path / "in" / "mr" / "1.dcm", ct_slice(0, Modality="MR"))
-    with pytest.raises(InputError, match="DICOM file and no CT in 1 DICOM folders"):
+    with pytest.raises(InputError, match="DICOM file, and no CT in 1 DICOM folders"):
         find_scans([tmp_path / "in"])
+    with pytest.raises(InputError, match=r"and nothing of the series 1\.2\.3 in 1 DICOM folders"):
+        find_scans([tmp_path / "in"], series="1.2.3")
 
 
 def test_a_folder_of_other_images_says_what_it_holds(
