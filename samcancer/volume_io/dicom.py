@@ -72,6 +72,8 @@ class _Slice:
     """ImagesInAcquisition; 0 where the header does not say."""
     frame: str
     """FrameOfReferenceUID; empty where the header does not say."""
+    lossy: bool
+    """Whether its pixels were compressed with a loss, now or before."""
     packed: bool
     """Whether its pixels are decoded in a process of their own."""
 
@@ -151,6 +153,8 @@ def _warnings(slices: list[_Slice], others: dict[str, int]) -> tuple[str, ...]:
     told = []
     if others:
         told.append(f"other files in the folder were left out: {_listed_others(others)}")
+    if lossy := sum(item.lossy for item in slices):
+        told.append(f"{lossy} of {len(slices)} slices were compressed with a loss")
     numbers = [item.number for item in slices if item.number is not None]
     announced = max(item.announced for item in slices)
     if announced > len(slices):
@@ -268,6 +272,7 @@ def _placed(path: Path, tags: Tags) -> _Slice:
         whole_number_of(tags, "InstanceNumber", path),
         whole_number_of(tags, "ImagesInAcquisition", path) or 0,
         str(tags["FrameOfReferenceUID"] or ""),
+        tags["LossyImageCompression"] == "01",
         needs_own_process(tags[TRANSFER_SYNTAX]),
     )
 

@@ -19,7 +19,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.uid import RLELossless
+from pydicom.uid import JPEGExtended12Bit, RLELossless
 
 from samcancer.errors import InputError
 from samcancer.volume_io.formats import DICOM_SUFFIXES
@@ -28,7 +28,7 @@ HEADER_TAGS = (
     "Modality", "ImageType", "SeriesInstanceUID", "FrameOfReferenceUID", "InstanceNumber",
     "ImagesInAcquisition",
     "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "ImagePositionPatient",
-    "ImageOrientationPatient",
+    "ImageOrientationPatient", "LossyImageCompression",
 )  # fmt: skip
 """Every tag that is read of a header."""
 
@@ -198,6 +198,8 @@ def refuse_pixels(error: Exception, syntax: Any, path: Path) -> NoReturn:
 
         how = f"its pixels are compressed as {syntax.name} ({syntax})"
         try:
+            if syntax == JPEGExtended12Bit:  # pydicom asks GDCM for 8 bits of it only
+                raise NotImplementedError
             decoder = get_decoder(syntax)
         except NotImplementedError:
             raise InputError(

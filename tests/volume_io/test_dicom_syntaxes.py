@@ -19,12 +19,13 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     HTJ2KLossless,
     JPEG2000Lossless,
+    JPEGExtended12Bit,
     JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
-from series_fakes import COLUMNS, ROWS, SLICES, ct_slice, hu_of, save, slice_path
+from series_fakes import COLUMNS, ROWS, SLICES, ct_slice, hu_of, save, slice_path, write_series
 
 from samcancer.errors import InputError
 from samcancer.volume_io import read_ct
@@ -177,6 +178,12 @@ def test_a_refusal_in_the_decoder_is_the_one_of_reading_here(tmp_path: Path) -> 
     assert caught.value.mend == "export the series again"
 
 
+def test_a_loss_in_compression_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "ct"
+    write_series(folder, lambda z: {"LossyImageCompression": "01" if z < 2 else "00"})
+    assert read_ct(folder).warnings == ("2 of 6 slices were compressed with a loss",)
+
+
 def packed_as(folder: Path, syntax: UID) -> Path:
     """A series whose slices say that they are packed in some way, with noise for pixels."""
     folder.mkdir()
@@ -193,6 +200,8 @@ def packed_as(folder: Path, syntax: UID) -> Path:
     [
         (MPEG4HP41, r"MPEG-4 .*\(1\.2\.840\.10008\.1\.2\.4\.102\), which neither pydicom nor "
          r"python-gdcm decodes", "export the series uncompressed"),
+        (JPEGExtended12Bit, r"JPEG Extended .*\(1\.2\.840\.10008\.1\.2\.4\.51\), which neither",
+         "export the series uncompressed"),
         (HTJ2KLossless, r"High-Throughput JPEG 2000 .*\(1\.2\.840\.10008\.1\.2\.4\.201\), which "
          "nothing installed here decodes", "pip install pylibjpeg pylibjpeg-openjpeg"),
         (JPEGLSLossless, r"JPEG-LS .*\(1\.2\.840\.10008\.1\.2\.4\.80\) and cannot be decoded "
