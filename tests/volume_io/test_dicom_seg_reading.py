@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    RLELossless,
+)
 from segmentation_fakes import (
     FRAME_OF_REFERENCE,
     SHARES,
@@ -308,8 +314,17 @@ def test_a_flipped_bit_gives_a_refusal_or_a_mask_on_the_grid(tmp_path: Path) -> 
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
-def test_what_highdicom_writes_comes_back(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "syntax"),
+    [
+        ("BINARY", ExplicitVRLittleEndian),
+        ("FRACTIONAL", ExplicitVRLittleEndian),
+        ("FRACTIONAL", JPEGLSLossless),
+        ("LABELMAP", ExplicitVRLittleEndian),
+        ("LABELMAP", JPEGLSLossless),
+    ],
+)
+def test_what_highdicom_writes_comes_back(kind: str, syntax: str, tmp_path: Path) -> None:
     """Another implementation's files, on a series of CT slices."""
     highdicom = pytest.importorskip("highdicom")
     from pydicom.sr.codedict import codes
@@ -339,6 +354,7 @@ def test_what_highdicom_writes_comes_back(kind: str, tmp_path: Path) -> None:
             for number, name in ((1, "first"), (2, "second"))
         ],
         *(uid(), 1, uid(), 1, "maker", "model", "1", "1"),
+        transfer_syntax_uid=syntax,
     )
     content.save_as(tmp_path / "seg.dcm")
     found = read_segmentation(tmp_path / "seg.dcm", threshold=0.5)
