@@ -10,8 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
-    {"errors", "files", "processes", "config"}
-    | {"taxonomy", "geometry", "windowing", "resampling", "inplane"},
+    {
+        *("errors", "files", "processes", "config", "taxonomy", "taxonomy_checks", "geometry"),
+        *("windowing", "resampling", "inplane"),
+    },
     {"pretrained"},
     {"volume_io"},
     {"data"},

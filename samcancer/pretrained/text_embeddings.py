@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as safetensors_bytes
 
 from samcancer.errors import InputError
 from samcancer.files import atomic_path
@@ -163,7 +163,7 @@ def write_text_embeddings(path: Path, embeddings: TextEmbeddings) -> None:
         expected_bytes=vectors.nbytes + len(header),
         verify=lambda written: _require_equal(written, sha256),
     ) as temporary:
-        save_file({_VECTORS: vectors}, temporary, metadata={_HEADER: header})
+        temporary.write_bytes(safetensors_bytes({_VECTORS: vectors}, metadata={_HEADER: header}))
 
 
 def read_text_embeddings(path: Path) -> TextEmbeddings:

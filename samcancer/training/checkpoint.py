@@ -23,7 +23,8 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from samcancer import __version__
@@ -31,8 +32,7 @@ from samcancer.config import Config, ModelConfig, config_from_dict, config_to_di
 from samcancer.errors import InputError
 from samcancer.files import (
     atomic_path,
-    read_json,
-    require_sealed,
+    read_sealed_json,
     sha256_of,
     write_sealed_json,
     write_text_atomic,
@@ -111,10 +111,11 @@ def save_checkpoint(stem: Path, model: nn.Module, meta: CheckpointMeta) -> str:
     """
     saved, omitted = split_state(model, omit_frozen=meta.encoder_sha256 is not None)
     waiting = _waiting_path(stem)
-    expected_bytes = sum(tensor.nbytes for tensor in saved.values())
-    with atomic_path(waiting, expected_bytes=expected_bytes) as temporary:
-        save_file(saved, temporary)
-    sha256 = sha256_of(waiting)
+    # as bytes: safetensors' own writer leaves a temporary of its own name when it is killed
+    data = safetensors_bytes(saved)
+    with atomic_path(waiting, expected_bytes=len(data)) as temporary:
+        temporary.write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
     content = {
         "format": FORMAT_VERSION,
         "version": __version__,
@@ -243,17 +244,13 @@ def read_checkpoint_meta(stem: Path) -> dict[str, Any]:
     Raises:
         InputError: When it is missing, changed since it was written, or of another format.
     """
-    path = json_path(stem)
-    content = read_json(path)
-    if not isinstance(content, dict) or "safetensors_sha256" not in content:
-        raise InputError("not the JSON of a checkpoint", path=path, mend=_RETRAIN)
-    if content.get("format") != FORMAT_VERSION:
-        raise InputError(
-            f"checkpoint format {content.get('format')!r}, this version reads {FORMAT_VERSION}",
-            path=path,
-            mend="use the version of samcancer that wrote it",
-        )
-    require_sealed(path, content, mend="copy it again, or train again")
+    content, _ = read_sealed_json(
+        json_path(stem),
+        kind="checkpoint",
+        key="frozen_sha256",
+        version=FORMAT_VERSION,
+        mend="copy it again, or train again",
+    )
     return content
 
 

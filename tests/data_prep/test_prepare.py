@@ -314,6 +314,7 @@ def test_a_finished_store_survives_a_full_lack_of_new_cases(tmp_path: Path) -> N
     assert bytes_of(store) == before
 
 
+@pytest.mark.figure("names", "paths")
 def test_nothing_kept_names_the_folders_of_the_raw_files(tmp_path: Path) -> None:
     """Folders often hold a patient's name; only case ids and file names go into a store."""
     raw = raw_liver(tmp_path / "CANARY^JANE", 2)

@@ -215,6 +215,7 @@ def test_the_report_says_what_was_found_and_what_was_removed(
     assert set(report["seconds"]) == {"read", "predict", "postprocess", "write"}
 
 
+@pytest.mark.figure("names", "paths")
 def test_the_report_holds_no_path(write_scan: WriteScan, tmp_path: Path) -> None:
     scan = write_scan("CANARY_Jane_Doe/a.nii.gz", bright_box())
     segment(scan, tmp_path / "out")
