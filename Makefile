@@ -37,7 +37,7 @@ test: lint  ## lint and the default tests, under 15 minutes on 2 cores
 test-slow: $(READY)  ## large volumes, long trainings and real-data checks
 	$(BIN)/python -m pytest -m 'slow and not reliability' --durations=20
 
-reliability: $(READY)  ## every figure of docs/reliability.md, about 25 minutes; reliability-NAME for one
+reliability: $(READY)  ## every figure of docs/reliability.md, about 20 minutes; reliability-NAME for one
 	$(call figures,)
 
 reliability-%: $(READY)

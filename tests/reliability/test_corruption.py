@@ -49,7 +49,7 @@ def test_damaged_scans_of_a_batch_fail_alone_and_in_one_line_each(
     assert {"a_sound", "z_sound"} <= done
     assert done.isdisjoint(cut)
     for case_id in cases.keys() - done:
-        assert f"{cases[case_id]}: " in told
+        assert f"{cases[case_id].name}: " in told
     assert {path.name.split(".")[0] for path in out.iterdir()} & cases.keys() == done
     assert [path.name for path in out.rglob(f"{TEMPORARY_PREFIX}*")] == []
     assert run_verb("infer-volume", [*words, "--quiet", "--skip-finished"]) == EXIT_SOME_FAILED
