@@ -27,11 +27,16 @@ class InputError(ValueError):
         self.mend = mend
         where = "" if path is None else f"{path}: "
         advice = f" {mend[0].upper()}{mend[1:]}." if mend else ""
-        super().__init__(" ".join(f"{where}{fact}.{advice}".splitlines()))
+        super().__init__(_printable(" ".join(f"{where}{fact}.{advice}".splitlines())))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Rebuild from the parts, so that the error crosses process borders unchanged."""
         return (_rebuild, (self.fact, self.path, self.mend))
+
+
+def _printable(text: str) -> str:
+    """Return text whose control characters a terminal shows instead of obeying."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _rebuild(fact: str, path: Path | None, mend: str | None) -> InputError:

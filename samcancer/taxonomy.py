@@ -16,9 +16,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-import yaml
-
 from samcancer.config import WindowHu
+from samcancer.config.yaml_text import read_yaml
 from samcancer.errors import InputError
 
 Kind = Literal["organ", "lesion"]
@@ -279,14 +278,7 @@ def taxonomy_from_dict(content: Mapping[str, Any], *, path: Path | None = None) 
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("no such file", path=path, mend="check --taxonomy") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"not valid YAML ({error})", path=path, mend="see docs/data_sets.md"
-        ) from None
+    content = read_yaml(path, missing="check --taxonomy", mend=_MEND)
     if not isinstance(content, dict):
         raise InputError(
             f"must be a mapping of sections, got {type(content).__name__}", path=path, mend=_MEND

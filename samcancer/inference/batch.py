@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from samcancer.errors import InputError
-from samcancer.files import folder_lock, remove_stale_temporaries, require_writable_folder
+from samcancer.files import (
+    folder_lock,
+    is_safe_name,
+    remove_stale_temporaries,
+    require_own_folder,
+    require_writable_folder,
+)
 from samcancer.inference.extras import PER_CLASS_FOLDER, PROBABILITY_FOLDER
 from samcancer.inference.finished import finished_report
 from samcancer.inference.models import Ensemble
@@ -58,6 +64,12 @@ def find_scans(inputs: Iterable[Path]) -> dict[str, Path]:
             raise InputError("no such file or folder", path=given, mend="check --input")
         for scan in _scans_of(given):
             case_id = case_id_of(scan)
+            if not is_safe_name(case_id):
+                raise InputError(
+                    f"{case_id!r} cannot be a case id, which results are named after",
+                    path=scan,
+                    mend="rename it",
+                )
             if case_id in scans:
                 raise InputError(
                     f"has the case id {case_id!r}, as {scans[case_id]} has",
@@ -154,8 +166,8 @@ class _Steps:
         self._advance(case_id, self._write)
         outcome = self._waiting.pop(case_id)
         if isinstance(outcome, Exception):
-            self.result.failures[case_id] = _one_line(outcome)
-            _log.error("%s failed: %s", case_id, self.result.failures[case_id])
+            self.result.failures[case_id] = _one_line(outcome, self.scans[case_id])
+            _log.info("%s failed", case_id)
             _log.debug("traceback of %s", case_id, exc_info=outcome)
         elif outcome is None:
             self.result.skipped.append(case_id)
@@ -218,14 +230,19 @@ def _scans_of(given: Path) -> list[Path]:
 
 
 def _remove_stale_files(output: Path) -> None:
-    for folder in (
-        output,
-        *output.glob(f"{PER_CLASS_FOLDER}/*"),
-        *output.glob(f"{PROBABILITY_FOLDER}/*"),
-    ):
-        remove_stale_temporaries(folder)
+    remove_stale_temporaries(output)
+    for extras in (output / PER_CLASS_FOLDER, output / PROBABILITY_FOLDER):
+        require_own_folder(extras)
+        for folder in extras.glob("*"):
+            require_own_folder(folder)
+            remove_stale_temporaries(folder)
 
 
-def _one_line(error: Exception) -> str:
-    text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-    return text.replace("\n", " ")
+def _one_line(error: Exception, scan: Path) -> str:
+    """Return what went wrong with a scan, whose name comes first in any case."""
+    if not isinstance(error, InputError):
+        fact = f"unexpected {type(error).__name__} ({error})"
+        error = InputError(fact, path=scan, mend="see the traceback with --debug")
+    elif error.path is None:
+        error = InputError(error.fact, path=scan, mend=error.mend)
+    return str(error)

@@ -139,6 +139,11 @@ def _ensemble_of(
     class_names: Sequence[str],
     image_size: int,
 ) -> Ensemble:
+    unknown = [name for name in class_names if name not in loaded.taxonomy.classes]
+    if unknown:  # files are named after classes, so no other name may come from a checkpoint
+        raise InputError(
+            f"the model's taxonomy has no class {unknown[0]!r}", mend="train the model again"
+        )
     return Ensemble(
         members=(member,),
         classes=tuple(loaded.taxonomy.classes[name] for name in class_names),
