@@ -9,6 +9,7 @@ organ overlap, data overlap); the first four are settled here, the last in samca
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -224,7 +225,7 @@ def load_taxonomy(path: Path | None = None) -> Taxonomy:
     Raises:
         InputError: When the file is missing, is not YAML, or contradicts itself.
     """
-    content = _read_yaml(PACKAGED_TAXONOMY)
+    content = dict(_packaged_tables())
     if path is None:
         return taxonomy_from_dict(content, path=PACKAGED_TAXONOMY)
     for section, entries in _read_yaml(path).items():
@@ -275,6 +276,12 @@ def taxonomy_from_dict(content: Mapping[str, Any], *, path: Path | None = None) 
     except ValueError as error:
         raise InputError(str(error), path=path, mend=_MEND) from None
     return taxonomy
+
+
+@functools.cache
+def _packaged_tables() -> dict[str, Any]:
+    """Read the packaged file once a process; the result is not to be changed."""
+    return _read_yaml(PACKAGED_TAXONOMY)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

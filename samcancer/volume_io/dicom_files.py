@@ -145,15 +145,17 @@ def whole_number_of(tags: Tags, name: str, path: Path) -> int | None:
 @contextlib.contextmanager
 def _quiet_pydicom() -> Iterator[None]:
     """Drop what pydicom warns and logs in the block: it quotes values of any tag."""
-    logger = logging.getLogger("pydicom")
-    was_disabled = logger.disabled
-    logger.disabled = True
+    logger, sink = logging.getLogger("pydicom"), logging.NullHandler()
+    passed_on = logger.propagate
+    logger.addHandler(sink)
+    logger.propagate = False  # disabling it would let the loggers below it through
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.disabled = was_disabled
+        logger.propagate = passed_on
+        logger.removeHandler(sink)
 
 
 def _stored_pixels(path: Path) -> tuple[NDArray[Any], Tags]:
