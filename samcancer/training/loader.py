@@ -29,6 +29,10 @@ _PRELOADED = ["torch", "albumentations", "samcancer.data.dataset"]
 """Modules the fork server imports once for all workers."""
 
 
+_LOST_CONNECTION = (ConnectionError, EOFError, FileNotFoundError)
+"""What fetching a batch raises when its worker dies between announcing it and handing it over."""
+
+
 class BatchLoader:
     """Serves the batches of one epoch after the other and keeps the time spent waiting for them."""
 
@@ -81,6 +85,10 @@ class BatchLoader:
                 return
             except RuntimeError as error:
                 raise _explained(error) from error
+            except _LOST_CONNECTION as error:
+                if self._loader.num_workers == 0:
+                    raise
+                raise _died(str(error) or type(error).__name__) from error
             if isinstance(batch, InputError):
                 raise batch
             moved = {name: _moved(values, self._device) for name, values in batch.items()}
@@ -157,9 +165,12 @@ def _leave_with_training_process() -> None:
 def _explained(error: RuntimeError) -> Exception:
     if "DataLoader worker" not in str(error):
         return error
-    first_line = str(error).splitlines()[0]
+    return _died(str(error).splitlines()[0])
+
+
+def _died(reason: str) -> WorkerDiedError:
     return WorkerDiedError(
-        f"a data loading process died ({first_line})",
+        f"a data loading process died ({reason})",
         mend="use fewer --workers (0 loads in the training process), or give the machine more "
         "memory or a larger /dev/shm",
     )
