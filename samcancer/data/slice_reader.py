@@ -115,6 +115,8 @@ def _own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     data = file[name]
     if data.is_virtual or data.external:
         raise ValueError(f"{name} takes its values from another file")
+    if data.dtype.kind not in "iu":
+        raise ValueError(f"{name} holds {data.dtype} instead of whole numbers")
     return data
 
 

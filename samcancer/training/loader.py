@@ -76,10 +76,11 @@ class BatchLoader:
             InputError: When a file cannot be read or a worker died.
         """
         self._sampler.set_position(epoch, position)
-        iterator = iter(self._loader)
+        iterator: Iterator[Any] | None = None
         while True:
             started = time.perf_counter()
             try:
+                iterator = iterator or iter(self._loader)  # which waits for the workers, too
                 batch = next(iterator)
             except StopIteration:
                 return
