@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +14,17 @@ SAFE_SOURCES = ("atomic_path", "BytesIO", "StringIO", "TemporaryDirectory")
 WRITING_METHODS = {
     "write_text", "write_bytes", "touch", "symlink_to", "hardlink_to", "tofile", "to_csv",
     "savez", "savez_compressed", "savetxt", "WriteImage", "save_file", "save_as", "dump",
-    "copy", "copy2", "copyfile", "copyfileobj", "copytree", "move", "rename", "renames",
+    "copy", "copy2", "copyfile", "copytree", "move", "rename", "renames",
     "memmap", "safe_dump",
 }  # fmt: skip
 """Methods and functions that write, move or copy a file, by their last name."""
 
 NOT_FILES = {"copy": ("copy", "shutil"), "dump": ("json", "yaml", "pickle"), "move": ("shutil",),
-             "copyfileobj": ("shutil",), "copytree": ("shutil",)}  # fmt: skip
+             "copytree": ("shutil",)}  # fmt: skip
 """Names that other things have, too: only these modules' are about files."""
+
+MODULES = ("np", "os", "shutil", "torch", "json", "yaml", "h5py", "sitk", "io")
+"""Receivers that are no file."""
 
 PIXEL_READERS = {
     "ReadImage", "ImageFileReader", "ImageSeriesReader", "pixel_array", "igzip.open", "open_gzip",
@@ -37,6 +41,10 @@ class Found(NamedTuple):
     """Qualified name of the function it is in; empty at module level."""
     call: str
     line: int
+
+
+Call = tuple[Found, ast.Call, set[str]]
+"""Where, what, and the names that stand for temporaries there."""
 
 
 def writes(path: Path) -> list[Found]:
@@ -58,13 +66,12 @@ def weight_reads(path: Path) -> list[Found]:
     return [found for found, node, _ in _calls(path) if _named(node, WEIGHT_READERS)]
 
 
-def _calls(path: Path) -> Iterator[tuple[Found, ast.Call, set[str]]]:
-    yield from _within(ast.parse(path.read_text(encoding="utf-8")), "", set())
+@functools.cache
+def _calls(path: Path) -> tuple[Call, ...]:
+    return tuple(_within(ast.parse(path.read_text(encoding="utf-8")), "", set()))
 
 
-def _within(
-    node: ast.AST, function: str, safe: set[str]
-) -> Iterator[tuple[Found, ast.Call, set[str]]]:
+def _within(node: ast.AST, function: str, safe: set[str]) -> Iterator[Call]:
     """Yield calls with the names that stand for temporaries where they are made."""
     for child in ast.iter_child_nodes(node):
         inner, known = function, safe
@@ -122,9 +129,8 @@ def _target(node: ast.Call) -> str:
     """Return the name of what is written: the receiver's, or a path among the arguments."""
     if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
         first = node.func.value.id
-        if first not in ("np", "os", "shutil", "torch", "json", "yaml", "h5py", "sitk", "io"):
-            if _last(node) != "save":
-                return first
+        if first not in MODULES and _last(node) != "save":
+            return first
     for argument in (*node.args[1:2], *node.args[:1]):
         for part in ast.walk(argument):
             if isinstance(part, ast.Name) and part.id not in ("str", "values", "self"):
@@ -144,9 +150,7 @@ def _mode(node: ast.Call, place: int) -> str:
 
 def _is_header_only(node: ast.Call) -> bool:
     names = {keyword.arg for keyword in node.keywords}
-    return bool(names & {"stop_before_pixels", "specific_tags"}) and "_STORAGE" not in ast.unparse(
-        node
-    )
+    return bool(names & {"stop_before_pixels", "specific_tags"})
 
 
 def _named(node: ast.Call, names: set[str]) -> bool:

@@ -1,4 +1,4 @@
-"""No row of the catalogue, and no variant of one, is without a test; the page says the same rows."""
+"""No row of the catalogue and no variant is without a test; the page says the same rows."""
 
 from __future__ import annotations
 

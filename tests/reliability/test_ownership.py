@@ -46,7 +46,7 @@ WRITERS = {
 """File -> function -> why it may write to a path that is not a temporary of atomic_path."""
 
 PIXEL_READERS = {
-    "data_prep/rtstruct.py": {"_read": "a structure set: contours, no pixels"},
+    "data_prep/rtstruct.py": {"read_structure_set": "a structure set: contours, no pixels"},
 }
 """As above, for reading pixels outside of samcancer/volume_io."""
 
@@ -57,7 +57,7 @@ WEIGHT_READERS = {
         "_load_pickle": "the owner of published files",
         "_read": "the owner of published files",
     },
-    "samcancer/pretrained/text_embeddings.py": {"read_text_embeddings": "the owner of its file"},
+    "samcancer/pretrained/text_embeddings.py": {"_read": "the owner of its file"},
 }
 
 
