@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 DEMO   ?= demo
 REAL   ?= demo-real
 
-.PHONY: help install lint format test test-slow demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes bench-startup bench-training \
+.PHONY: help install lint format test test-slow audit demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes bench-startup bench-training \
 	bench-engine bench-roofline bench-backends bench-whole-scan bench-efficiency bench-region bench-overlap bench-systems bench-ablations clean
 
 help:  ## list the targets
@@ -36,6 +36,11 @@ test: lint  ## lint and the default tests, under 15 minutes on 2 cores
 
 test-slow: $(READY)  ## kill storms, long fuzz, large volumes and real-data checks
 	$(BIN)/python -m pytest -m slow --durations=20
+
+audit: $(READY)  ## ask the advisory database about every installed package; needs a network
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/installed.txt
+	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --requirement $(VENV)/installed.txt
 
 demo: $(READY)  ## the whole pipeline on synthetic patients, on CPU, ending in demo/report.html
 	$(BIN)/python scripts/demo.py --output $(DEMO)
