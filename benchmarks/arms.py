@@ -21,8 +21,8 @@ from results_page import RESULTS, interval, markdown_table, publish, run_descrip
 
 from samcancer.config import load_config
 from samcancer.errors import InputError
-from samcancer.evaluation.statistics import bootstrap_mean
-from samcancer.files import read_json
+from samcancer.evaluation.statistics import bootstrap_mean, paired_difference
+from samcancer.files import read_json, text_of_csv
 from samcancer.training.fusion_file import is_fusion
 
 ROOT = Path(__file__).parent.parent
@@ -189,9 +189,9 @@ def _figures(scores: Mapping[str, Path], args: argparse.Namespace) -> dict[str, 
                     name: bootstrap_mean(found[name].values()).to_dict() for name in ANNOTATED
                 },
                 "all": bootstrap_mean(_flat(found).values()).to_dict(),
-                "difference": bootstrap_mean(
-                    value - _flat(first)[pair] for pair, value in _flat(found).items()
-                ).to_dict(),
+                "difference": paired_difference(
+                    _flat(found).values(), [_flat(first)[pair] for pair in _flat(found)]
+                ).difference.to_dict(),
                 "healthy": read_json(scores[title] / "summary.json")["healthy"],
                 "healthy_ml": bootstrap_mean(_false_ml(scores[title])).to_dict(),
             }
@@ -222,7 +222,8 @@ def _false_ml(folder: Path) -> list[float]:
 
 def _rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "per_case.csv").open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+        rows = list(csv.DictReader(stream))
+    return [{**row, "case": text_of_csv(row["case"])} for row in rows]
 
 
 def _flat(dice: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], float]:

@@ -16,7 +16,7 @@ from results_page import interval, markdown_table
 from samcancer.evaluation.cases import evaluate_cases, plan
 from samcancer.evaluation.labels import Annotations
 from samcancer.evaluation.protocols import TOLERANCE_MM
-from samcancer.evaluation.statistics import bootstrap_mean
+from samcancer.evaluation.statistics import bootstrap_mean, paired_difference
 from samcancer.files import write_json_atomic
 from samcancer.geometry import canonicalise
 from samcancer.report.overlay import SlicePicture, body_box, write_picture
@@ -55,10 +55,7 @@ def summarise(masks: Path, references: Path, *, models: Sequence[str]) -> dict[s
     (first, first_scores), *others = scores.items()
     differences = {
         name: {
-            key: {
-                **bootstrap_mean(first_scores[c][key] - s[c][key] for c in common).to_dict(),
-                "better_in": sum(first_scores[c][key] > s[c][key] for c in common),
-            }
+            key: _difference([first_scores[c][key] for c in common], [s[c][key] for c in common])
             for key in metrics
         }
         for name, s in others
@@ -116,6 +113,11 @@ def write_results(
         for rank, (case_id, path) in pictures.items()
     ]
     return "\n\n".join(parts)
+
+
+def _difference(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
+    paired = paired_difference(first, second)
+    return {**paired.difference.to_dict(), "better_in": paired.better}
 
 
 def _score(masks: Path, references: Path) -> dict[str, dict[str, float]]:

@@ -34,6 +34,13 @@ class InputError(ValueError):
         return (_rebuild, (self.fact, self.path, self.mend))
 
 
+def fact_of(error: Exception) -> str:
+    """Return what is wrong without any path, as a page that is passed on may say it."""
+    if isinstance(error, InputError):
+        return " ".join(error.fact.splitlines())
+    return f"unexpected {type(error).__name__}; the log says more"
+
+
 def _printable(text: str) -> str:
     """Return text whose control characters a terminal shows instead of obeying."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -8,16 +8,18 @@ leaves the old file or the new one, never a part of either.
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +32,9 @@ _MAKE_ROOM = "free some space or choose another disk"
 
 _KEPT_NAME = 40
 """Characters of a file's name kept in its temporary name, so that a long name stays legal."""
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""Start of text that a spreadsheet would run as a formula, or that already carries our mark."""
 
 TEMPORARY_PREFIX = ".tmp-"
 """Start of the name of every unfinished file; such files are never read as results."""
@@ -120,6 +125,58 @@ def append_line(path: Path, line: str) -> None:
 def write_json_atomic(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON to ``path`` atomically."""
     write_text_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_csv_atomic(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table atomically; its texts pass :func:`csv_text`, its numbers stay as they are."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([csv_text(v) if isinstance(v, str) else v for v in row] for row in rows)
+    write_text_atomic(path, stream.getvalue())
+
+
+def read_csv(path: Path, *, required: Sequence[str]) -> list[dict[str, str]]:
+    """Read a table with a header, its texts as :func:`csv_text` was given them.
+
+    Args:
+        path: UTF-8, with or without a byte-order mark.
+        required: Columns that it must have; others are kept.
+
+    Returns:
+        Column -> cell for each line, blanks around a cell removed, missing cells empty.
+
+    Raises:
+        InputError: When the file cannot be read, is no such table or lacks a column.
+    """
+    mend = f"name a CSV table with the columns {','.join(required)}"
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            columns, rows = reader.fieldnames or [], list(reader)
+    except FileNotFoundError:
+        raise InputError("no such file", path=path, mend=mend) from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", path=path, mend=mend) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"not a CSV table in UTF-8 ({error})", path=path, mend=mend) from None
+    if not set(required) <= set(columns):
+        raise InputError(f"has the columns {list(columns)}", path=path, mend=mend)
+    return [{name: text_of_csv((row[name] or "").strip()) for name in columns} for row in rows]
+
+
+def csv_text(text: str) -> str:
+    """Return text for a cell that no spreadsheet takes for a formula.
+
+    Spreadsheets run a cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return,
+    and a case may be called so. It gets a leading apostrophe, which they show as text.
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def text_of_csv(cell: str) -> str:
+    """Return what :func:`csv_text` was given."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def read_json(path: Path) -> Any:

@@ -27,6 +27,8 @@ ARMS = {
     "c: with pseudo labels": ("final", ""),
 }
 """Name on the page -> run folder and options of the final training."""
+WITH_PAGES = "final"
+"""Run folder of the arm whose masks get a page per patient."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\n{steps.timings()}\n")
     print_scores(arms)
     print(f"\n{seconds:.0f} s in all. Page: {output / 'report.html'}")
+    print(f"Pages of the hidden patients: {output / 'masks' / WITH_PAGES / 'index.html'}")
     return 0
 
 
@@ -99,9 +102,10 @@ def prepare_and_train(steps: Pipeline, output: Path) -> None:
 
 def predict(steps: Pipeline, folder: str) -> None:
     """Segment the hidden patients with one arm's model and score the masks."""
+    pages = " --html" if folder == WITH_PAGES else ""
     steps.run(
         f"infer-volume --input {{hidden}}/imagesTs --output {{output}}/masks/{folder} "
-        f"--model {{output}}/runs/{folder} --skip-finished",
+        f"--model {{output}}/runs/{folder} --skip-finished{pages}",
         stage="masks of hidden patients",
     )
     steps.run(

@@ -19,11 +19,15 @@ from samcancer.errors import InputError
 from samcancer.files import (
     TEMPORARY_PREFIX,
     atomic_path,
+    csv_text,
     folder_lock,
+    read_csv,
     read_json,
     remove_stale_temporaries,
     require_writable_folder,
     sha256_of,
+    text_of_csv,
+    write_csv_atomic,
     write_json_atomic,
     write_text_atomic,
 )
@@ -224,3 +228,68 @@ def test_a_disk_that_becomes_full_is_one_line_and_leaves_the_old_file(tmp_path):
         fill_the_disk()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+FORMULAS = ["=1+1", "+case", "-case", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''-x"]
+PLAIN = ["case_001", "", "'", "'case'", "a=b", "Größe", " =1"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe(text: str) -> None:
+    assert csv_text(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_other_text_stays_as_it_is(text: str) -> None:
+    assert csv_text(text) == text
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, *PLAIN])
+def test_text_comes_back_from_a_cell(text: str) -> None:
+    assert text_of_csv(csv_text(text)) == text
+
+
+def test_a_table_guards_texts_and_keeps_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_csv_atomic(path, ("case", "change"), [("-7", -0.5), ("a,b", 2)])
+    assert path.read_text(encoding="utf-8") == 'case,change\n\'-7,-0.5\n"a,b",2\n'
+
+
+def test_a_table_comes_back_with_its_texts(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_csv_atomic(path, ("case", "note", "ml"), [("-7", 'a, "b"', 0.5), ("'=x", "", 2)])
+    assert read_csv(path, required=("case", "ml")) == [
+        {"case": "-7", "note": 'a, "b"', "ml": "0.5"},
+        {"case": "'=x", "note": "", "ml": "2"},
+    ]
+
+
+def test_a_table_may_have_a_byte_order_mark_blanks_and_short_lines(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("case,patient\n a , 1 \nb\n", encoding="utf-8-sig")
+    rows = read_csv(path, required=("case",))
+    assert rows == [{"case": "a", "patient": "1"}, {"case": "b", "patient": ""}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"table.csv: no such file. Name a CSV table with the columns case,patient"),
+        (b"", r"has the columns \[\]"),
+        (b"case;patient\na;1\n", r"has the columns \['case;patient'\]"),
+        (b"case,patient\n\xff\xfe,1\n", "not a CSV table in UTF-8"),
+    ],
+)
+def test_what_is_no_such_table_is_refused(
+    content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "table.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_csv(path, required=("case", "patient"))
+
+
+def test_a_folder_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_csv(tmp_path, required=("case",))

@@ -31,6 +31,7 @@ VERBS: dict[str, str] = {
     "fit-fusion": "combine several systems, class by class",
     "infer-volume": "segment whole scans on their own grid",
     "evaluate": "score predictions against references",
+    "view": "write one HTML page per scan, with a slice viewer",
     "report": "write one HTML page from a run's results",
     "model": "print the network's size and cost",
 }

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from samcancer.errors import InputError
 
-DESCRIPTION = "Score label maps against references on the same grid, by case, class and lesion."
+if TYPE_CHECKING:
+    from samcancer.evaluation.cases import Evaluated
+    from samcancer.evaluation.labels import Annotations, LabelValues
+    from samcancer.evaluation.scoring import CaseTask
+
+DESCRIPTION = (
+    "Score label maps against references on the same grid, by case, class, lesion and patient."
+)
 EXAMPLE = (
     "samcancer evaluate --reference labels/ --prediction masks/ --output scores/ --protocol nnunet"
 )
 
-_log = logging.getLogger(__name__)
-
-_PROTOCOLS = ("flare24", "nnunet")
+_PROTOCOLS = ("flare24", "flare23", "nnunet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +47,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--merge-lesions", action="store_true", help="score all lesion classes as one"
     )
     parser.add_argument(
-        "--tolerance", type=float, default=2.0, metavar="MM", help="of NSD (default 2)"
+        "--tolerance",
+        type=float,
+        metavar="MM",
+        help="of NSD (default 2; flare23 has its own for each class)",
+    )
+    parser.add_argument(
+        "--patients",
+        type=Path,
+        metavar="CSV",
+        help="which cases are one patient's scans (columns case,patient); default: none",
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="DIR",
+        help="other predictions of the same cases: paired differences, --prediction less these",
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N")
 
@@ -49,27 +70,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score all cases; 0 when all could be scored, 1 when some could not."""
     from rich.console import Console
-    from rich.progress import Progress
 
-    from samcancer.evaluation.cases import evaluate_cases, plan
+    from samcancer.commands import EXIT_OK, EXIT_SOME_FAILED, print_failures
+    from samcancer.evaluation.comparison import compare
     from samcancer.evaluation.labels import choose_labels, read_annotations
+    from samcancer.evaluation.patients import read_patients
     from samcancer.evaluation.summary import summarise
-    from samcancer.evaluation.tables import render, write_tables
+    from samcancer.evaluation.tables import (
+        render,
+        render_comparison,
+        write_comparison,
+        write_tables,
+    )
     from samcancer.files import require_writable_folder
 
-    if not args.tolerance > 0 or args.workers < 1:
+    if (args.tolerance is not None and not args.tolerance > 0) or args.workers < 1:
         raise InputError("--tolerance must be above 0 mm and --workers at least 1")
     require_writable_folder(args.output)
     labels = choose_labels(args.labels, args.reference, protocol=args.protocol)
-    tasks, extra = plan(
+    annotations = read_annotations(args.annotated, frozenset(labels))
+    folders = [args.prediction] if args.compare is None else [args.prediction, args.compare]
+    plans = [_plan(folder, labels, annotations, args) for folder in folders]
+    case_ids = [task.case_id for task in plans[0][0]]
+    patients = None if args.patients is None else read_patients(args.patients, case_ids)
+    evaluated, *compared = (_evaluate(tasks, extra, args) for tasks, extra in plans)
+    summary = summarise(
+        evaluated, protocol=args.protocol, tolerance_mm=args.tolerance, patients=patients
+    )
+    write_tables(args.output, evaluated.results, summary)
+    Console().print(render(summary))
+    for other in compared:
+        comparison = compare(evaluated, other, patients=patients)
+        write_comparison(args.output, other.results, comparison)
+        Console().print(render_comparison(comparison))
+    failures = [reason for found in (evaluated, *compared) for reason in found.failures.values()]
+    print_failures(failures)
+    return EXIT_SOME_FAILED if failures else EXIT_OK
+
+
+def _plan(
+    prediction: Path, labels: LabelValues, annotations: Annotations, args: argparse.Namespace
+) -> tuple[list[CaseTask], tuple[str, ...]]:
+    from samcancer.evaluation.cases import plan
+
+    return plan(
         args.reference,
-        args.prediction,
+        prediction,
         labels=labels,
-        annotations=read_annotations(args.annotated, frozenset(labels)),
+        annotations=annotations,
         protocol=args.protocol,
         tolerance_mm=args.tolerance,
         merge=args.merge_lesions,
     )
+
+
+def _evaluate(
+    tasks: Sequence[CaseTask], extra: tuple[str, ...], args: argparse.Namespace
+) -> Evaluated:
+    """Score one set of predictions.
+
+    Raises:
+        InputError: When no case of it could be scored.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from samcancer.evaluation.cases import evaluate_cases
+
     with Progress(console=Console(stderr=True), disable=args.quiet) as progress:
         bar = progress.add_task("cases", total=len(tasks))
         evaluated = evaluate_cases(
@@ -78,9 +145,4 @@ def run(args: argparse.Namespace) -> int:
     if not evaluated.results:
         first = next(iter(evaluated.failures.values()))
         raise InputError(f"no case could be scored; the first failure: {first.rstrip('.')}")
-    summary = summarise(evaluated, protocol=args.protocol, tolerance_mm=args.tolerance)
-    write_tables(args.output, evaluated.results, summary)
-    Console().print(render(summary))
-    for case_id, reason in evaluated.failures.items():
-        _log.error("%s failed: %s", case_id, reason)
-    return 1 if evaluated.failures else 0
+    return evaluated

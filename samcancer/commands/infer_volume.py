@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from samcancer.commands.dicom_options import add_dicom_arguments, dicom_options
 from samcancer.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,6 +104,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--probabilities", action="store_true", help="also each class's probabilities"
     )
     parser.add_argument(
+        "--html",
+        action="store_true",
+        help="also a page per scan, with a slice viewer, and an index.html of them",
+    )
+    parser.add_argument(
         "--skip-finished",
         action="store_true",
         help="leave out scans whose mask and report prove to be finished with this model",
@@ -145,6 +149,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument(
         "--text-embeddings", type=Path, metavar="FILE", help="of samcancer build-text-embeddings"
     )
+    add_dicom_arguments(parser)
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default all)")
     parser.add_argument(
         "--affine", choices=("qform", "sform"), help="which one to use where a NIfTI's two disagree"
@@ -163,6 +168,8 @@ def run(args: argparse.Namespace) -> int:
     """Segment the scans; 0 when all succeeded, 1 when some failed."""
     import torch
 
+    from samcancer.commands.progress import scan_progress
+    from samcancer.commands.view import write_result_pages
     from samcancer.files import require_writable_folder
     from samcancer.inference.batch import find_scans, segment_scans
     from samcancer.inference.models import load_ensemble
@@ -203,8 +210,9 @@ def run(args: argparse.Namespace) -> int:
         per_class=args.per_class,
         probabilities=args.probabilities,
         postprocess=args.postprocess,
+        dicom=dicom_options(args),
     )
-    with _progress(len(scans), quiet=args.quiet) as progress:
+    with scan_progress(len(scans), quiet=args.quiet) as progress:
         result = segment_scans(
             scans,
             args.output,
@@ -215,6 +223,8 @@ def run(args: argparse.Namespace) -> int:
             on_case=progress.on_case,
             on_slices=progress.on_slices,
         )
+    if args.html:
+        write_result_pages(result, scans, args.output, read=options.read, quiet=args.quiet)
     return _summary(result)
 
 
@@ -340,55 +350,3 @@ def _share(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 0 and under 1, got {value}")
     return value
-
-
-class _Progress(Protocol):
-    def on_case(self, case_id: str) -> None: ...
-
-    def on_slices(self, count: int) -> None: ...
-
-
-class _Silent:
-    def on_case(self, case_id: str) -> None:
-        """Show nothing."""
-
-    def on_slices(self, count: int) -> None:
-        """Show nothing."""
-
-
-@contextmanager
-def _progress(total: int, *, quiet: bool) -> Iterator[_Progress]:
-    """Yield something that shows the case at hand, slices done and slices per second."""
-    if quiet:
-        yield _Silent()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    bar = Progress(
-        TextColumn("{task.fields[case]}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("scans, {task.fields[slices]} slices, {task.fields[rate]:.2f} slices/s"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
-    task = bar.add_task("", total=total, case="", slices=0, rate=0.0)
-
-    class Shown:
-        cases = 0
-        slices = 0
-
-        def on_case(self, case_id: str) -> None:
-            bar.update(task, case=case_id, completed=self.cases)
-            self.cases += 1
-
-        def on_slices(self, count: int) -> None:
-            self.slices += count
-            elapsed = bar.tasks[0].elapsed or 0.0
-            rate = self.slices / elapsed if elapsed > 0 else 0.0
-            bar.update(task, slices=self.slices, rate=rate)
-
-    with bar:
-        yield Shown()
-        bar.update(task, completed=total)

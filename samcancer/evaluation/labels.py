@@ -7,16 +7,15 @@ unverified, never as a false positive.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from samcancer.errors import InputError
+from samcancer.evaluation.classes import packaged_taxonomy
 from samcancer.evaluation.protocols import Protocol
-from samcancer.files import read_json
-from samcancer.taxonomy import Kind, load_taxonomy
+from samcancer.files import read_csv, read_json
 
 BACKGROUND = "background"
 
@@ -60,7 +59,8 @@ def choose_labels(given: str | None, folder: Path, *, protocol: Protocol) -> Lab
     Args:
         given: ``NAME=VALUE,...``, the path of a ``dataset.json``, or None.
         folder: The references.
-        protocol: Under ``flare24`` the classes default to one lesion class of value 1.
+        protocol: Under ``flare24`` the classes default to one lesion class of value 1, under
+            ``flare23`` to that challenge's 13 organs and tumor.
 
     Raises:
         InputError: When the classes cannot be told.
@@ -72,7 +72,17 @@ def choose_labels(given: str | None, folder: Path, *, protocol: Protocol) -> Lab
             return labels_of_dataset_json(candidate)
     if protocol == "flare24":
         return {MERGED_CLASS: (1,)}
+    if protocol == "flare23":
+        return flare23_labels()
     raise InputError("names no classes", path=folder, mend=_LABELS_MEND)
+
+
+def flare23_labels() -> LabelValues:
+    """Return the classes of FLARE 2023 by its label values: 13 organs, then tumor as ``lesion``."""
+    taxonomy = packaged_taxonomy()
+    wanted = taxonomy.class_names("flare23")
+    values = taxonomy.dataset("FLARE23").labels
+    return {n: (value,) for value, held in values.items() for n in held if n in wanted}
 
 
 def parse_labels(text: str) -> LabelValues:
@@ -132,29 +142,14 @@ def read_annotations(text: str | None, class_names: frozenset[str]) -> Annotatio
     path = Path(text)
     if path.suffix.lower() != ".csv":
         return Annotations(of_all=_known_classes(text.split(","), class_names, None))
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except FileNotFoundError:
-        raise InputError(
-            "no such file", path=path, mend="name classes, or a CSV table of case,classes"
-        ) from None
-    if rows and not {"case", "classes"} <= set(rows[0]):
-        raise InputError(f"has the columns {list(rows[0])}", path=path, mend="use case,classes")
+    rows = read_csv(path, required=("case", "classes"))
     return Annotations(
         of_case={
-            row["case"]: _known_classes((row["classes"] or "").split(";"), class_names, path)
+            row["case"]: _known_classes(row["classes"].split(";"), class_names, path)
             for row in rows
         },
         source=path,
     )
-
-
-def class_kinds(class_names: frozenset[str]) -> dict[str, Kind]:
-    """Return each class's kind from the taxonomy; a class it does not know counts as a lesion."""
-    taxonomy = load_taxonomy()
-    found = {name: taxonomy.find_class(name) for name in class_names}
-    return {name: "lesion" if spec is None else spec.kind for name, spec in found.items()}
 
 
 def _known_classes(

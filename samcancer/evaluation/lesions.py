@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from samcancer.evaluation.boxes import bounding_box
 from samcancer.evaluation.statistics import harmonic_mean, none_if_nan, ratio
-from samcancer.evaluation.surface import bounding_box
 
 MIN_OVERLAP = 0.1
 """Share of a lesion's volume that the other side has to cover."""
@@ -95,18 +95,23 @@ class LesionTable:
 
 
 def find_lesions(
-    reference: NDArray[np.bool_], prediction: NDArray[np.bool_], *, voxel_volume_ml: float
+    reference: NDArray[np.bool_],
+    prediction: NDArray[np.bool_],
+    *,
+    voxel_volume_ml: float,
+    start: tuple[int, int, int] = (0, 0, 0),
 ) -> list[Lesion]:
     """Return the lesions of both sides of one class of one case, reference first.
 
     Args:
-        reference: (slice, row, column) mask.
+        reference: (slice, row, column) mask, the whole volume or a box of it.
         prediction: Mask of the same shape.
         voxel_volume_ml: Volume of one voxel.
+        start: First voxel of the box in the volume.
     """
     return [
-        *_lesions_of("reference", reference, prediction, voxel_volume_ml),
-        *_lesions_of("prediction", prediction, reference, voxel_volume_ml),
+        *_lesions_of("reference", reference, prediction, voxel_volume_ml, start),
+        *_lesions_of("prediction", prediction, reference, voxel_volume_ml, start),
     ]
 
 
@@ -145,7 +150,11 @@ def band_name(band: tuple[float, float]) -> str:
 
 
 def _lesions_of(
-    side: Side, own: NDArray[np.bool_], other: NDArray[np.bool_], voxel_volume_ml: float
+    side: Side,
+    own: NDArray[np.bool_],
+    other: NDArray[np.bool_],
+    voxel_volume_ml: float,
+    start: tuple[int, int, int],
 ) -> list[Lesion]:
     if not own.any():
         return []
@@ -155,16 +164,16 @@ def _lesions_of(
     voxels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     covered = np.bincount(labels[other[box]], minlength=count + 1)[1:]
     centres = ndimage.center_of_mass(own[box], labels, indices)
-    start = [s.start for s in box]
+    origin = [first + s.start for first, s in zip(start, box, strict=True)]
     return [
         Lesion(
             side,
             float(voxels[i] * voxel_volume_ml),
             float(covered[i] / voxels[i]),
             (
-                float(centres[i][0] + start[0]),
-                float(centres[i][1] + start[1]),
-                float(centres[i][2] + start[2]),
+                float(centres[i][0] + origin[0]),
+                float(centres[i][1] + origin[1]),
+                float(centres[i][2] + origin[2]),
             ),
         )
         for i in range(count)

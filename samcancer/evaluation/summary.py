@@ -1,53 +1,115 @@
-"""From the results of all cases to the figures of a study, as plain data for JSON.
-
-A *patient* is a case here: folders of label maps do not say which scans share a patient. A case is
-*healthy* when it annotates every lesion class that is evaluated and holds none of them. A missing
-prediction counts as wrong, for a patient with a lesion as for one without.
-"""
+"""From the results of all cases to the figures of a study, as plain data for JSON."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from samcancer.evaluation.cases import ClassResult, Evaluated
+import numpy as np
+
+from samcancer.evaluation.bounds import bound_tables
+from samcancer.evaluation.cases import Evaluated
 from samcancer.evaluation.lesions import MIN_OVERLAP, tabulate_by_band
-from samcancer.evaluation.protocols import Protocol
+from samcancer.evaluation.patients import healthy_table, patient_tables
+from samcancer.evaluation.protocols import (
+    FLARE23_TOLERANCES_MM,
+    Protocol,
+    class_rules,
+    flare_rounded,
+)
+from samcancer.evaluation.scoring import ClassResult
 from samcancer.evaluation.statistics import (
     CONFIDENCE,
     RESAMPLES,
     bootstrap_mean,
-    harmonic_mean,
     none_if_nan,
     ratio,
 )
 
-ANY_LESION = "any lesion"
-"""Row of the patient table that looks at all lesion classes together."""
 
+def summarise(
+    evaluated: Evaluated,
+    *,
+    protocol: Protocol,
+    tolerance_mm: float | None = None,
+    patients: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return every figure of an evaluation.
 
-def summarise(evaluated: Evaluated, *, protocol: Protocol, tolerance_mm: float) -> dict[str, Any]:
-    """Return every figure of an evaluation."""
+    Args:
+        evaluated: Results of all cases.
+        protocol: That they were scored by.
+        tolerance_mm: That they were scored with; None is the protocol's.
+        patients: Case -> patient, for cases that are scans of the same patients.
+    """
     results = evaluated.results
     names = list(dict.fromkeys(r.class_name for r in results))
     scored = {n: [r for r in results if r.class_name == n and r.annotated] for n in names}
     lesions = [n for n in names if any(r.kind == "lesion" for r in scored[n])]
+    rules = {n: class_rules(protocol, n, tolerance_mm=tolerance_mm) for n in names if scored[n]}
+    tolerances = {rule.tolerance_mm for rule in rules.values()}
     return {
         "protocol": protocol,
-        "tolerance_mm": tolerance_mm,
+        "tolerance_mm": tolerances.pop() if len(tolerances) == 1 else None,
         "cases": len({r.case_id for r in results}),
         "missing_predictions": list(evaluated.missing),
         "failures": dict(evaluated.failures),
         "predictions_without_reference": list(evaluated.extra),
-        "interval": f"{CONFIDENCE:.0%} percentile bootstrap over cases, {RESAMPLES} resamples",
-        "classes": {n: _class_means(scored[n]) for n in names if scored[n]},
+        "interval": interval_text(patients),
+        "classes": {
+            n: {"tolerance_mm": rules[n].tolerance_mm, **_class_means(scored[n], patients)}
+            for n in rules
+        },
         "lesion_matching": f"covered by at least {MIN_OVERLAP:.0%} of its volume",
         "lesions": {n: _lesion_tables(scored[n]) for n in lesions},
-        "patients": _patient_tables(results, lesions),
-        "healthy": _healthy_table(results, lesions),
+        "patients": patient_tables(results, lesions, patients),
+        "healthy": healthy_table(results, lesions),
         "unverified": _unverified_table(results, names),
+        "bounds": bound_tables(results, lesions, patients),
         **({"nnunet": nnunet_summary(results)} if protocol == "nnunet" else {}),
+        **({"flare23": flare23_summary(results)} if protocol == "flare23" else {}),
+    }
+
+
+def interval_text(patients: Mapping[str, str] | None) -> str:
+    """Return what the intervals are, in words."""
+    unit = "cases" if patients is None else "patients"
+    return f"{CONFIDENCE:.0%} percentile bootstrap over {unit}, {RESAMPLES} resamples"
+
+
+def flare23_summary(results: Sequence[ClassResult]) -> dict[str, Any]:
+    """Return the overall figures of the FLARE 2023 script: rounded means, and means of those.
+
+    The organ means are over the organs that are scored; ``organs`` counts them.
+    """
+    scored = [r for r in results if r.annotated]
+    kinds = {r.class_name: r.kind for r in scored}
+    means = {
+        metric: {
+            n: flare_rounded(
+                float(np.mean([getattr(r.score, metric) for r in scored if r.class_name == n]))
+            )
+            for n in kinds
+        }
+        for metric in ("dice", "nsd")
+    }
+    organs = [n for n, kind in kinds.items() if kind == "organ"]
+    lesions = [n for n, kind in kinds.items() if kind == "lesion"]
+    return {
+        "organs": len(organs),
+        "organs_of_the_challenge": len(FLARE23_TOLERANCES_MM) - 1,
+        **{
+            f"organ_{metric}": flare_rounded(float(np.mean([found[n] for n in organs])))
+            if organs
+            else None
+            for metric, found in means.items()
+        },
+        **{
+            f"tumor_{metric}": found[lesions[0]] if lesions else None
+            for metric, found in means.items()
+        },
+        "classes": {n: {metric: found[n] for metric, found in means.items()} for n in kinds},
     }
 
 
@@ -92,79 +154,27 @@ def _plain_mean(values: Sequence[float]) -> float:
     return ratio(math.fsum(values), len(values))
 
 
-def _class_means(results: Sequence[ClassResult]) -> dict[str, Any]:
+def _class_means(
+    results: Sequence[ClassResult], patients: Mapping[str, str] | None
+) -> dict[str, Any]:
     present = [r for r in results if r.counts.reference > 0]
+
+    def mean(kept: Sequence[ClassResult], values: Sequence[float]) -> dict[str, Any]:
+        groups = None if patients is None else [patients[r.case_id] for r in kept]
+        return bootstrap_mean(values, groups=groups).to_dict()
+
     return {
-        "dice": bootstrap_mean(r.score.dice for r in results).to_dict(),
-        "nsd": bootstrap_mean(r.score.nsd for r in results).to_dict(),
-        "dice_where_present": bootstrap_mean(r.score.dice for r in present).to_dict(),
-        "nsd_where_present": bootstrap_mean(r.score.nsd for r in present).to_dict(),
-        "volume_error_ml": bootstrap_mean(
-            r.prediction_ml - r.reference_ml for r in results
-        ).to_dict(),
+        "dice": mean(results, [r.score.dice for r in results]),
+        "nsd": mean(results, [r.score.nsd for r in results]),
+        "dice_where_present": mean(present, [r.score.dice for r in present]),
+        "nsd_where_present": mean(present, [r.score.nsd for r in present]),
+        "volume_error_ml": mean(results, [r.prediction_ml - r.reference_ml for r in results]),
     }
 
 
 def _lesion_tables(results: Sequence[ClassResult]) -> dict[str, Any]:
     lesions = [lesion for result in results for lesion in result.lesions]
     return {band: table.to_dict() for band, table in tabulate_by_band(lesions).items()}
-
-
-def _patient_tables(results: Sequence[ClassResult], lesions: Sequence[str]) -> dict[str, Any]:
-    tables = {
-        name: _patient_table([[r] for r in results if r.class_name == name and r.annotated])
-        for name in lesions
-    }
-    cases = [[r for r in case if r.annotated] for case in _by_case(results, lesions)]
-    judged = [
-        annotated
-        for annotated, case in zip(cases, _by_case(results, lesions), strict=True)
-        if any(r.counts.reference for r in annotated) or _annotates_all(case, lesions)
-    ]
-    return {ANY_LESION: _patient_table(judged), **tables}
-
-
-def _patient_table(cases: Sequence[Sequence[ClassResult]]) -> dict[str, Any]:
-    """Return sensitivity and specificity of "has a lesion" over cases, each a list of classes."""
-    true_positive = false_negative = true_negative = false_positive = 0
-    for case in cases:
-        actual = any(r.counts.reference for r in case)
-        predicted = any(r.counts.prediction for r in case)
-        right = actual == predicted and not any(r.missing for r in case)
-        true_positive += actual and right
-        false_negative += actual and not right
-        true_negative += not actual and right
-        false_positive += not actual and not right
-    sensitivity = ratio(true_positive, true_positive + false_negative)
-    specificity = ratio(true_negative, true_negative + false_positive)
-    return {
-        "with_lesion": true_positive + false_negative,
-        "without_lesion": true_negative + false_positive,
-        "sensitivity": none_if_nan(sensitivity),
-        "specificity": none_if_nan(specificity),
-        "harmonic_mean": none_if_nan(harmonic_mean(sensitivity, specificity)),
-    }
-
-
-def _healthy_table(results: Sequence[ClassResult], lesions: Sequence[str]) -> dict[str, Any]:
-    healthy = [
-        case
-        for case in _by_case(results, lesions)
-        if _annotates_all(case, lesions) and not any(r.counts.reference for r in case)
-    ]
-    predicted = [case for case in healthy if not any(r.missing for r in case)]
-    found = [case for case in predicted if any(r.counts.prediction for r in case)]
-    volumes_ml = [sum(r.prediction_ml for r in case) for case in predicted]
-    return {
-        "scans": len(healthy),
-        "missing_predictions": len(healthy) - len(predicted),
-        "with_predicted_lesion": len(found),
-        "false_positive_rate": none_if_nan(ratio(len(found), len(predicted))),
-        "false_positive_ml": bootstrap_mean(volumes_ml).to_dict(),
-        "false_positive_lesions": bootstrap_mean(
-            float(sum(len(r.lesions) for r in case)) for case in predicted
-        ).to_dict(),
-    }
 
 
 def _unverified_table(results: Sequence[ClassResult], names: Sequence[str]) -> dict[str, Any]:
@@ -178,15 +188,3 @@ def _unverified_table(results: Sequence[ClassResult], names: Sequence[str]) -> d
                 "lesions": sum(r.unverified_lesions for r in found),
             }
     return tables
-
-
-def _by_case(results: Sequence[ClassResult], lesions: Sequence[str]) -> list[list[ClassResult]]:
-    cases: dict[str, list[ClassResult]] = {}
-    for result in results:
-        if result.class_name in lesions:
-            cases.setdefault(result.case_id, []).append(result)
-    return list(cases.values())
-
-
-def _annotates_all(case: Sequence[ClassResult], lesions: Sequence[str]) -> bool:
-    return {r.class_name for r in case if r.annotated} == set(lesions)

@@ -11,12 +11,15 @@ Source: Nikolov et al. 2018, https://github.com/google-deepmind/surface-distance
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from surface_distance import lookup_tables
+
+from samcancer.evaluation.boxes import bounding_box
 
 _INSIDE = 255
 """Neighbour code of a corner whose eight voxels all belong to the mask."""
@@ -46,7 +49,7 @@ def surface_dice(
         raise ValueError("the surface of an empty mask is not defined")
     box = bounding_box(reference | prediction)
     spacing = np.asarray(spacing_mm, dtype=np.float64)
-    areas = lookup_tables.create_table_neighbour_code_to_surface_area(spacing)
+    areas = _areas(tuple(float(v) for v in spacing))
     codes = [_neighbour_codes(mask[box]) for mask in (reference, prediction)]
     borders = [np.argwhere((code != 0) & (code != _INSIDE)) for code in codes]
     offsets = _offsets_within(spacing, tolerance_mm)
@@ -59,14 +62,13 @@ def surface_dice(
     return agreeing / total
 
 
-def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Return the smallest box that holds every voxel of a mask that is not empty."""
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(a for a in range(mask.ndim) if a != axis)
-        indices = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(int(indices[0]), int(indices[-1]) + 1))
-    return tuple(box)
+@functools.lru_cache(maxsize=16)
+def _areas(spacing_mm: tuple[float, ...]) -> NDArray[np.float64]:
+    """Return the area in mm2 of every neighbour code; classes of a case share it."""
+    areas: NDArray[np.float64] = lookup_tables.create_table_neighbour_code_to_surface_area(
+        np.asarray(spacing_mm)
+    )
+    return areas
 
 
 def _neighbour_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -82,14 +84,18 @@ def _neighbour_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def _offsets_within(spacing_mm: NDArray[np.float64], tolerance_mm: float) -> NDArray[np.intp]:
-    """Return the (n, 3) integer offsets whose length in mm is at most the tolerance."""
+    """Return the (n, 3) integer offsets whose length in mm is at most the tolerance, short first.
+
+    Short ones come first because most points of a usual prediction have their neighbour close by.
+    """
     reach = [int(np.ceil(tolerance_mm / s)) for s in spacing_mm]
     grid = np.stack(
         np.meshgrid(*[np.arange(-r, r + 1) for r in reach], indexing="ij"), axis=-1
     ).reshape(-1, 3)
     squares = (grid.astype(np.float64) * spacing_mm) ** 2
     length_mm = np.sqrt(np.add.reduce(squares, axis=1))
-    inside: NDArray[np.intp] = grid[length_mm <= tolerance_mm].astype(np.intp)
+    order = np.argsort(length_mm, kind="stable")
+    inside: NDArray[np.intp] = grid[order][length_mm[order] <= tolerance_mm].astype(np.intp)
     return inside
 
 
@@ -101,11 +107,17 @@ def _near(
 ) -> NDArray[np.bool_]:
     """Return which of ``points`` has one of ``others`` at one of the offsets."""
     margin = np.abs(offsets).max(axis=0)
-    reached = np.zeros([n + 2 * m for n, m in zip(shape, margin, strict=True)], dtype=bool)
-    flat = reached.reshape(-1)
-    strides = np.array([reached.shape[1] * reached.shape[2], reached.shape[2], 1], dtype=np.intp)
-    start = (others + margin) @ strides
+    held = np.zeros([n + 2 * m for n, m in zip(shape, margin, strict=True)], dtype=bool)
+    flat = held.reshape(-1)
+    strides = np.array([held.shape[1] * held.shape[2], held.shape[2], 1], dtype=np.intp)
+    flat[(others + margin) @ strides] = True
+    near = np.zeros(len(points), dtype=bool)
+    remaining = np.arange(len(points))
+    places = (points + margin) @ strides
     for step in offsets @ strides:
-        flat[start + step] = True
-    result: NDArray[np.bool_] = flat[(points + margin) @ strides]
-    return result
+        found = flat[places + step]
+        near[remaining[found]] = True
+        remaining, places = remaining[~found], places[~found]
+        if not len(remaining):
+            break
+    return near

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from samcancer.errors import InputError
+from samcancer.errors import InputError, fact_of
 from samcancer.files import (
     folder_lock,
     is_safe_name,
@@ -24,6 +24,7 @@ from samcancer.files import (
 from samcancer.inference.extras import PER_CLASS_FOLDER, PROBABILITY_FOLDER
 from samcancer.inference.finished import finished_report
 from samcancer.inference.models import Ensemble
+from samcancer.inference.nnunet_folder import write_nnunet_files
 from samcancer.inference.options import InferenceOptions
 from samcancer.inference.prompts import NO_PROMPTS, CasePrompts
 from samcancer.inference.scan import (
@@ -50,6 +51,8 @@ class BatchResult:
     skipped: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     """Case id -> one line that says what is wrong."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """The same without any path, as a page may say it."""
 
 
 def find_scans(inputs: Iterable[Path]) -> dict[str, Path]:
@@ -133,6 +136,10 @@ def segment_scans(
             if finishing is not None:
                 finishing.result()
             finishing = writer.submit(steps.finish, case_id)
+        if finishing is not None:
+            finishing.result()
+        if steps.result.finished or steps.result.skipped:
+            write_nnunet_files(output, scans, ensemble.classes, merged=options.merge_lesions)
     return steps.result
 
 
@@ -167,6 +174,7 @@ class _Steps:
         outcome = self._waiting.pop(case_id)
         if isinstance(outcome, Exception):
             self.result.failures[case_id] = _one_line(outcome, self.scans[case_id])
+            self.result.facts[case_id] = fact_of(outcome)
             _log.info("%s failed", case_id)
             _log.debug("traceback of %s", case_id, exc_info=outcome)
         elif outcome is None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samcancer.files import temporary_path_for
+from samcancer.files import sha256_of, temporary_path_for
 from samcancer.volume_io import write_labels, write_probabilities
 
 if TYPE_CHECKING:
+    from samcancer.geometry import Geometry
     from samcancer.inference.models import Ensemble
     from samcancer.inference.options import InferenceOptions
     from samcancer.inference.scan import Prediction
@@ -22,8 +23,11 @@ PER_CLASS_FOLDER = "per_class"
 PROBABILITY_FOLDER = "probabilities"
 
 
-def write_extras(prediction: Prediction, ensemble: Ensemble, options: InferenceOptions) -> None:
-    """Write what the options ask for; the label maps stay as they are."""
+def write_extras(
+    prediction: Prediction, ensemble: Ensemble, options: InferenceOptions
+) -> list[Path]:
+    """Write what the options ask for and return the files; the label maps stay as they are."""
+    written = []
     case_id, geometry = prediction.case.case_id, prediction.case.geometry
     output = prediction.case.mask.parent
     suffix = prediction.case.mask.name[len(case_id) :]
@@ -33,12 +37,34 @@ def write_extras(prediction: Prediction, ensemble: Ensemble, options: InferenceO
             if spec.kind == "organ" and prediction.organs is not None:
                 values = prediction.organs
             mask = np.equal(values, k + 1).view(np.uint8)
-            folder = output / PER_CLASS_FOLDER / case_id
-            write_labels(folder / (spec.name + suffix), mask, geometry)
+            written.append(output / PER_CLASS_FOLDER / case_id / (spec.name + suffix))
+            write_labels(written[-1], mask, geometry)
     for k, array in enumerate(prediction.probabilities):
-        folder = output / PROBABILITY_FOLDER / case_id
         name = ensemble.classes[k].name + suffix
-        write_probabilities(folder / name, array.astype(np.float32), geometry)
+        written.append(output / PROBABILITY_FOLDER / case_id / name)
+        write_probabilities(written[-1], array.astype(np.float32), geometry)
+    return written
+
+
+def hashes_of(files: Iterable[Path], output: Path) -> dict[str, str]:
+    """Return the files' names in the output folder -> SHA-256."""
+    return {path.relative_to(output).as_posix(): sha256_of(path) for path in files}
+
+
+def are_whole(hashes: Mapping[str, str], output: Path) -> bool:
+    """Return whether every file is there with the SHA-256 that :func:`hashes_of` found."""
+    return all(
+        (output / name).is_file() and sha256_of(output / name) == sha256
+        for name, sha256 in hashes.items()
+    )
+
+
+def output_bytes(geometry: Geometry, ensemble: Ensemble, options: InferenceOptions) -> int:
+    """Return the disk space that the results may need if they do not compress at all."""
+    voxels = int(np.prod(geometry.shape))
+    classes = len(ensemble.classes)
+    per_voxel = 1 + classes * (int(options.per_class) + (2 + 4) * int(options.probabilities))
+    return voxels * per_voxel
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 from samcancer import __version__
 from samcancer.errors import InputError
 from samcancer.files import read_json, sha256_of
+from samcancer.inference.extras import are_whole
 from samcancer.inference.models import Ensemble
 from samcancer.inference.options import InferenceOptions
 from samcancer.inference.prompts import NO_PROMPTS, CasePrompts
@@ -34,8 +35,8 @@ def finished_report(
 ) -> dict[str, Any] | None:
     """Return the report of a finished case, or None when it has to be (re)done.
 
-    Finished means: the report asks for the same models, options and prompts, the mask has the
-    sha256 that the report states, and the scan is the one that was segmented.
+    Finished means: the report asks for the same models, options and prompts, the mask and all other
+    files have the sha256 that the report states, and the scan is the one that was segmented.
     """
     path = report_path(output, case_id)
     try:
@@ -51,6 +52,7 @@ def finished_report(
             and mask.is_file()
             and report["mask"]["sha256"] == sha256_of(mask)
             and report["lesion_table"]["sha256"] == sha256_of(table_path(output, case_id))
+            and are_whole(report["files"], output)
             and report["input"]["sha256"] == _source_sha256(scan, options)
         )
     except (KeyError, TypeError, AttributeError, FileNotFoundError):
@@ -74,6 +76,7 @@ def request_sha256(
         "merge_lesions": options.merge_lesions,
         "postprocess": options.postprocess,
         "read": repr(options.read),
+        "dicom": repr(options.dicom),
         "classes": ensemble.class_names,
         "text": ensemble.text_sha256,
         "region": ensemble.region and ensemble.region.sha256,
@@ -94,8 +97,12 @@ def table_path(output: Path, case_id: str) -> Path:
 
 def mask_path(output: Path, case_id: str, scan: Path) -> Path:
     """Return where the mask of a scan is, in the scan's own format."""
-    suffix = _DEFAULT_SUFFIX if scan.is_dir() else volume_suffix(scan) or _DEFAULT_SUFFIX
-    return output / (case_id + suffix)
+    return output / (case_id + mask_suffix(scan))
+
+
+def mask_suffix(scan: Path) -> str:
+    """Return the ending of a scan's mask."""
+    return _DEFAULT_SUFFIX if scan.is_dir() else volume_suffix(scan) or _DEFAULT_SUFFIX
 
 
 def _source_sha256(scan: Path, options: InferenceOptions) -> str:

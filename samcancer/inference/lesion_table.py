@@ -8,17 +8,17 @@ lesion, over all its slices, and the longest line perpendicular to it in that sa
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samcancer.files import write_csv_atomic
 from samcancer.geometry import Geometry
 from samcancer.inference.components import find_components, slabs_of
 from samcancer.inference.diameters import Diameters, measure_diameters
@@ -115,15 +115,10 @@ def measure_lesions(
     return tuple(table)
 
 
-def lesion_csv(lesions: Sequence[MeasuredLesion]) -> str:
-    """Return the table as CSV text, one line per lesion; positions in columns of their own."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_flat_names())
-    for lesion in lesions:
-        values = asdict(lesion)
-        writer.writerow([x for name in values for x in _flat(values[name])])
-    return stream.getvalue()
+def write_lesions(path: Path, lesions: Sequence[MeasuredLesion]) -> None:
+    """Write the table as CSV, one line per lesion; positions have columns of their own."""
+    rows = [[x for value in asdict(lesion).values() for x in _flat(value)] for lesion in lesions]
+    write_csv_atomic(path, _flat_names(), rows)
 
 
 @dataclass

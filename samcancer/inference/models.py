@@ -43,6 +43,8 @@ class Ensemble:
     """Of the text embeddings that the classes were asked for with; None for the trained ones."""
     unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Union class, such as both kidneys -> its members; the networks may predict only these."""
+    organs: Mapping[str, ClassSpec] = field(default_factory=dict)
+    """Name -> class of the organs that the classes' lesions lie in, predicted or not."""
     region: RegionModel | None = None
     """Finds the slices worth segmenting; None segments all."""
 
@@ -50,6 +52,16 @@ class Ensemble:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes."""
         return tuple(spec.name for spec in self.classes)
+
+    def to_report(self) -> dict[str, Any]:
+        """Return what the report of a scan says of the networks."""
+        thresholds = zip(self.class_names, self.thresholds.tolist(), strict=True)
+        return {
+            "sha256": list(self.sha256),
+            "text_sha256": self.text_sha256,
+            "region_sha256": self.region and self.region.sha256,
+            "presence_thresholds": {name: round(value, 6) for name, value in thresholds},
+        }
 
     def with_threshold(self, threshold: float) -> Ensemble:
         """Return the same networks with one presence threshold for every class."""
@@ -139,18 +151,21 @@ def _ensemble_of(
     class_names: Sequence[str],
     image_size: int,
 ) -> Ensemble:
-    unknown = [name for name in class_names if name not in loaded.taxonomy.classes]
+    known = loaded.taxonomy.classes
+    unknown = [name for name in class_names if name not in known]
     if unknown:  # files are named after classes, so no other name may come from a checkpoint
         raise InputError(
             f"the model's taxonomy has no class {unknown[0]!r}", mend="train the model again"
         )
+    classes = tuple(known[name] for name in class_names)
     return Ensemble(
         members=(member,),
-        classes=tuple(loaded.taxonomy.classes[name] for name in class_names),
+        classes=classes,
         thresholds=threshold_vector(loaded.presence_thresholds, class_names),
         image_size=image_size,
         sha256=(loaded.sha256,),
-        unions={c.name: c.members for c in loaded.taxonomy.classes.values() if c.members},
+        unions={c.name: c.members for c in known.values() if c.members},
+        organs={c.organ: known[c.organ] for c in classes if c.organ is not None},
     )
 
 

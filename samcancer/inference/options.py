@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from samcancer.inference.dicom_results import DicomOptions
 from samcancer.inference.volume import EngineOptions
 from samcancer.volume_io import ReadOptions
 
@@ -22,3 +23,5 @@ class InferenceOptions:
     """Write one label, 1, for lesions of every class, and none for organs ([LV], FLARE24)."""
     postprocess: bool = True
     """Apply the rules of the taxonomy; without them the labels stay as the network gave them."""
+    dicom: DicomOptions = field(default_factory=DicomOptions)
+    """What is written in DICOM of a scan that is a DICOM series."""

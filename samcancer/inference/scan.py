@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,10 @@ from samcancer.files import (
     require_writable_folder,
     sha256_of,
     write_json_atomic,
-    write_text_atomic,
 )
 from samcancer.geometry import Geometry, canonicalise
-from samcancer.inference.extras import scratch_arrays, write_extras
+from samcancer.inference.dicom_results import read_source, write_dicom_results
+from samcancer.inference.extras import hashes_of, output_bytes, scratch_arrays, write_extras
 from samcancer.inference.finished import (
     REPORT_VERSION,
     mask_path,
@@ -36,7 +36,7 @@ from samcancer.inference.finished import (
     request_sha256,
     table_path,
 )
-from samcancer.inference.lesion_table import MeasuredLesion, lesion_csv, measure_lesions
+from samcancer.inference.lesion_table import MeasuredLesion, measure_lesions, write_lesions
 from samcancer.inference.merging import merge_lesions, written_labels
 from samcancer.inference.models import Ensemble
 from samcancer.inference.options import InferenceOptions
@@ -47,6 +47,9 @@ from samcancer.inference.slices import grid_of
 from samcancer.inference.volume import LabelMaps, predict_volume
 from samcancer.volume_io import CtVolume, read_ct, write_labels
 
+if TYPE_CHECKING:
+    from samcancer.volume_io.dicom_source import DicomSource
+
 _log = logging.getLogger(__name__)
 
 
@@ -56,6 +59,8 @@ class OpenScan(NamedTuple):
     ct: CtVolume
     seconds: float
     """Time that reading took."""
+    dicom: DicomSource | None = None
+    """What results in DICOM refer to; None where none are to be written."""
 
 
 class _Case(NamedTuple):
@@ -69,6 +74,7 @@ class _Case(NamedTuple):
     sha256: str
     warnings: tuple[str, ...]
     seconds: dict[str, float]
+    dicom: DicomSource | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +135,8 @@ def segment_scan(
 def open_scan(scan: Path, options: InferenceOptions) -> OpenScan:
     """Read a scan: the first of the three steps of :func:`segment_scan`."""
     started = time.perf_counter()
-    return OpenScan(read_ct(scan, options.read), time.perf_counter() - started)
+    ct, dicom = read_source(read_ct(scan, options.read), options.dicom)
+    return OpenScan(ct, time.perf_counter() - started, dicom)
 
 
 def predict_scan(
@@ -148,7 +155,7 @@ def predict_scan(
     mask = mask_path(output, case_id, scan)
     if mask.exists() and mask.samefile(scan):
         raise InputError("the mask would overwrite the scan", path=scan, mend="change --output")
-    require_writable_folder(output, needed_bytes=_output_bytes(ct.geometry, ensemble, options))
+    require_writable_folder(output, needed_bytes=output_bytes(ct.geometry, ensemble, options))
     _log.info("%s: %d slices of %d x %d", case_id, *ct.geometry.shape)
     case = _Case(
         case_id=case_id,
@@ -158,6 +165,7 @@ def predict_scan(
         sha256=ct.source_sha256,
         warnings=tuple(ct.warnings),
         seconds={"read": opened.seconds},
+        dicom=opened.dicom and opened.dicom.for_case(case_id),
     )
     with contextlib.ExitStack() as stack:
         count = len(ensemble.classes) if options.probabilities else 0
@@ -181,13 +189,15 @@ def write_prediction(
     started = time.perf_counter()
     case = prediction.case
     with prediction.scratch:
-        write_extras(prediction, ensemble, options)
+        files = write_extras(prediction, ensemble, options)
         if options.merge_lesions:
             merge_lesions(prediction.labels, ensemble.classes)
         write_labels(case.mask, prediction.labels, case.geometry, reference=case.reference)
         table = table_path(case.mask.parent, case.case_id)
-        write_text_atomic(table, lesion_csv(prediction.lesions))
+        write_lesions(table, prediction.lesions)
     labels = written_labels(ensemble.classes, merged=options.merge_lesions)
+    prompt_count = len(prompts.given) + (prompts.mask is not None)
+    files += write_dicom_results(prediction, ensemble, options, prompts=prompt_count)
     seconds = {**case.seconds, "write": time.perf_counter() - started}
     report = {
         "format_version": REPORT_VERSION,
@@ -197,10 +207,11 @@ def write_prediction(
         "lesions": [asdict(lesion) for lesion in prediction.lesions],
         "mask": {"file": case.mask.name, "sha256": sha256_of(case.mask)},
         "lesion_table": {"file": table.name, "sha256": sha256_of(table)},
+        "files": hashes_of(files, case.mask.parent),
         "input": {"sha256": case.sha256, "geometry": case.geometry.to_dict()},
-        "model": _model_report(ensemble),
+        "model": ensemble.to_report(),
         "region": prediction.region and prediction.region.to_dict(),
-        "prompts": len(prompts.given) + (prompts.mask is not None),
+        "prompts": prompt_count,
         "request": request_sha256(ensemble, options, prompts),
         "software": f"samcancer {__version__}",
         "warnings": list(case.warnings),
@@ -317,21 +328,3 @@ def _class_reports(
         }
         result.log_changes(spec.name)
     return reports
-
-
-def _model_report(ensemble: Ensemble) -> dict[str, Any]:
-    thresholds = zip(ensemble.class_names, ensemble.thresholds.tolist(), strict=True)
-    return {
-        "sha256": list(ensemble.sha256),
-        "text_sha256": ensemble.text_sha256,
-        "region_sha256": ensemble.region and ensemble.region.sha256,
-        "presence_thresholds": {name: round(value, 6) for name, value in thresholds},
-    }
-
-
-def _output_bytes(geometry: Geometry, ensemble: Ensemble, options: InferenceOptions) -> int:
-    """Return the disk space that the results may need if they do not compress at all."""
-    voxels = int(np.prod(geometry.shape))
-    classes = len(ensemble.classes)
-    per_voxel = 1 + classes * (int(options.per_class) + (2 + 4) * int(options.probabilities))
-    return voxels * per_voxel

@@ -16,6 +16,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 16, 46
 """Margins of the plotting area in the chart's own units."""
 _ROW_HEIGHT = 26
 _LABEL_WIDTH = 210
+_VALUE_WIDTH = 40
+"""Room for the number behind the longest bar."""
 SERIES_STYLES = 8
 """Number of line styles in the style sheet; further series repeat them."""
 _TARGET_TICKS = 5
@@ -114,6 +116,30 @@ def interval_chart(rows: Sequence[IntervalRow], *, title: str, x_label: str) -> 
         )
     parts.append(
         f'<text class="axis-title" x="{(_LABEL_WIDTH + _WIDTH - _RIGHT) / 2}" y="{height - 8}">'
+        f"{escape(x_label)}</text>"
+    )
+    return _svg(_WIDTH, height, title, parts)
+
+
+def bar_chart(bars: Sequence[tuple[str, int]], *, title: str, x_label: str) -> str:
+    """Return counts as horizontal bars from 0, one row each, with their numbers."""
+    height = _TOP + _ROW_HEIGHT * len(bars) + _BOTTOM
+    longest = max([count for _, count in bars] + [1])
+    scale = _Scale(0, longest, _LABEL_WIDTH, _WIDTH - _RIGHT - _VALUE_WIDTH)
+    parts = []
+    for index, (name, count) in enumerate(bars):
+        top = _TOP + _ROW_HEIGHT * index
+        end = scale.at(count)
+        parts.append(
+            f'<text class="tick end" x="{_LABEL_WIDTH - 10}" y="{top + 17}">{escape(name)}</text>'
+            f'<rect class="bar" x="{_LABEL_WIDTH}" y="{top + 4}" '
+            f'width="{end - _LABEL_WIDTH:.1f}" height="{_ROW_HEIGHT - 8}"/>'
+            f'<text class="tick value" x="{end + 6:.1f}" y="{top + 17}">{count}</text>'
+        )
+    bottom = height - _BOTTOM
+    parts.append(
+        f'<line class="axis" x1="{_LABEL_WIDTH}" y1="{_TOP}" x2="{_LABEL_WIDTH}" y2="{bottom}"/>'
+        f'<text class="axis-title" x="{(_LABEL_WIDTH + _WIDTH - _RIGHT) / 2}" y="{height - 18}">'
         f"{escape(x_label)}</text>"
     )
     return _svg(_WIDTH, height, title, parts)

@@ -34,7 +34,7 @@ _FOCUS_MARGIN_MM = 40.0
 _LEAST_FOCUS_MM = 150.0
 _SCALE_BAR_MM = 50
 _WEBP_QUALITY = 78
-_LABEL_SHARE = 0.036
+LABEL_SHARE = 0.036
 """Height of lettering as a share of the picture's width."""
 
 Mask = npt.NDArray[np.bool_]
@@ -129,7 +129,7 @@ def image_symbol(picture: SlicePicture, identifier: str) -> str:
     """Return the CT as an SVG image in mm, to be shown by :func:`panel` through its identifier."""
     buffer = io.BytesIO()
     Image.fromarray(grey(picture)).save(buffer, format="WEBP", quality=_WEBP_QUALITY, method=6)
-    width_mm, height_mm = _extent_mm(picture)
+    width_mm, height_mm = extent_mm(picture)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return (
         f'<image id="{identifier}" width="{width_mm:.2f}" height="{height_mm:.2f}" '
@@ -156,7 +156,7 @@ def panel(
         marks: Words beside regions, in voxels of the uncropped slice.
         description: Said by screen readers.
     """
-    width_mm, height_mm = _extent_mm(picture)
+    width_mm, height_mm = extent_mm(picture)
     row_mm, column_mm = picture.row_spacing_mm, picture.column_spacing_mm
     layers = [
         f'<path class="outline {kind}" d="{path}"><title>{kind}: {escape(title)}</title></path>'
@@ -164,14 +164,39 @@ def panel(
         for title, mask in masks.items()
         if (path := svg_path(outlines(picture.crop.of(mask).astype(np.bool_))))
     ]
-    size = _LABEL_SHARE * width_mm
+    size = LABEL_SHARE * width_mm
     letters = [_svg_mark(mark, picture, size) for mark in marks]
     return (
         f'<svg class="slice" viewBox="0 0 {width_mm:.2f} {height_mm:.2f}" role="img" '
         f'aria-label="{escape(description, quote=True)}" style="font-size:{size:.2f}px">'
         f'<use href="#{identifier}"/>'
         f'<g transform="scale({column_mm:.6g} {row_mm:.6g})">{"".join(layers)}</g>'
-        f'<g class="marks">{"".join(letters)}</g>{_svg_scale(width_mm, height_mm, size)}</svg>'
+        f'<g class="marks">{"".join(letters)}</g>{scale_and_sides(picture)}</svg>'
+    )
+
+
+def extent_mm(picture: SlicePicture) -> tuple[float, float]:
+    """Return width and height of the cropped picture."""
+    box = picture.crop
+    return (
+        (box.right - box.left) * picture.column_spacing_mm,
+        (box.bottom - box.top) * picture.row_spacing_mm,
+    )
+
+
+def scale_and_sides(picture: SlicePicture) -> str:
+    """Return the scale bar and the letters of the patient's sides as SVG."""
+    width_mm, height_mm = extent_mm(picture)
+    size_mm = LABEL_SHARE * width_mm
+    bar = _SCALE_BAR_MM if width_mm > 2 * _SCALE_BAR_MM else _SCALE_BAR_MM // 5
+    x, y = width_mm - bar - size_mm, height_mm - size_mm
+    return (
+        f'<path class="scale" d="M{x:.1f} {y:.1f}h{bar}"/>'
+        f'<text class="scale-text" text-anchor="middle" x="{x + bar / 2:.1f}" '
+        f'y="{y - 0.4 * size_mm:.1f}">{bar} mm</text>'
+        f'<text class="scale-text" x="{0.5 * size_mm:.1f}" y="{height_mm / 2:.1f}">R</text>'
+        f'<text class="scale-text" text-anchor="end" x="{width_mm - 0.5 * size_mm:.1f}" '
+        f'y="{height_mm / 2:.1f}">L</text>'
     )
 
 
@@ -202,7 +227,7 @@ def write_picture(
 def _drawn(
     picture: SlicePicture, title: str, reference: Mask, prediction: Mask, zoom: int
 ) -> Image.Image:
-    width_mm, height_mm = _extent_mm(picture)
+    width_mm, height_mm = extent_mm(picture)
     scale = zoom / min(picture.row_spacing_mm, picture.column_spacing_mm)
     size = (round(width_mm * scale), round(height_mm * scale))
     image = Image.fromarray(grey(picture)).resize(size, Image.Resampling.BICUBIC).convert("RGB")
@@ -231,17 +256,8 @@ def _drawn(
     return image
 
 
-def _extent_mm(picture: SlicePicture) -> tuple[float, float]:
-    """Return width and height of the cropped picture."""
-    box = picture.crop
-    return (
-        (box.right - box.left) * picture.column_spacing_mm,
-        (box.bottom - box.top) * picture.row_spacing_mm,
-    )
-
-
 def _svg_mark(mark: Mark, picture: SlicePicture, size_mm: float) -> str:
-    width_mm, height_mm = _extent_mm(picture)
+    width_mm, height_mm = extent_mm(picture)
     x = (mark.column - picture.crop.left) * picture.column_spacing_mm
     y = (mark.row - picture.crop.top) * picture.row_spacing_mm - 0.4 * size_mm
     half = 0.3 * size_mm * len(mark.text)
@@ -250,18 +266,4 @@ def _svg_mark(mark: Mark, picture: SlicePicture, size_mm: float) -> str:
     return (
         f'<text class="mark {mark.kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="middle">'
         f"{escape(mark.text)}</text>"
-    )
-
-
-def _svg_scale(width_mm: float, height_mm: float, size_mm: float) -> str:
-    """Return the scale bar and the letters of the patient's sides."""
-    bar = _SCALE_BAR_MM if width_mm > 2 * _SCALE_BAR_MM else _SCALE_BAR_MM // 5
-    x, y = width_mm - bar - size_mm, height_mm - size_mm
-    return (
-        f'<path class="scale" d="M{x:.1f} {y:.1f}h{bar}"/>'
-        f'<text class="scale-text" text-anchor="middle" x="{x + bar / 2:.1f}" '
-        f'y="{y - 0.4 * size_mm:.1f}">{bar} mm</text>'
-        f'<text class="scale-text" x="{0.5 * size_mm:.1f}" y="{height_mm / 2:.1f}">R</text>'
-        f'<text class="scale-text" text-anchor="end" x="{width_mm - 0.5 * size_mm:.1f}" '
-        f'y="{height_mm / 2:.1f}">L</text>'
     )

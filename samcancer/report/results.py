@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from samcancer.errors import InputError
-from samcancer.files import read_json
+from samcancer.files import read_json, text_of_csv
 from samcancer.report.charts import IntervalRow, interval_chart, legend
 from samcancer.report.page import Cell, Figure, Table
 
@@ -66,7 +66,11 @@ def read_scores(folder: Path) -> Scores:
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
-        cases = {(row["case"], row["class"]): _case(row) for row in rows if row["annotated"] == "1"}
+        cases = {
+            (text_of_csv(row["case"]), text_of_csv(row["class"])): _case(row)
+            for row in rows
+            if row["annotated"] == "1"
+        }
     except FileNotFoundError:
         raise InputError("no such file", path=path, mend=_MEND) from None
     except (KeyError, ValueError) as error:
@@ -93,7 +97,7 @@ def score_table(arms: Mapping[str, Scores], titles: Mapping[str, str]) -> Table:
             "Arm",
             "Cases with it",
             "DSC",
-            f"NSD {first['tolerance_mm']:g} mm",
+            _nsd_title(first["tolerance_mm"]),
             "DSC, all cases",
             "Lesions found",
             "Lesions true",
@@ -230,6 +234,11 @@ def _score_cells(summary: Mapping[str, Any], name: str) -> Sequence[Cell]:
         _share(lesions["recall"], lesions["detected"], lesions["reference_lesions"]),
         _share(lesions["precision"], lesions["true"], lesions["predicted_lesions"]),
     ]
+
+
+def _nsd_title(tolerance_mm: float | None) -> str:
+    """Return a column's title; a protocol may have a tolerance for each class."""
+    return "NSD" if tolerance_mm is None else f"NSD {tolerance_mm:g} mm"
 
 
 def _mean(content: Mapping[str, Any], *, decimals: int = 3) -> Cell:

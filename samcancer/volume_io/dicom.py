@@ -97,7 +97,8 @@ def read_dicom_ct(folder: Path, *, series: str | None = None) -> CtVolume:
         hu[index] = read_slice_hu(item.path, item.shape)
     digest = hashlib.sha256("".join(sha256_of(item.path) for item in ordered).encode()).hexdigest()
     told = _warnings(ordered, others)
-    return CtVolume(hu, geometry, folder, digest, told, "dicom")
+    files = tuple(item.path for item in ordered)
+    return CtVolume(hu, geometry, folder, digest, told, "dicom", files)
 
 
 def _warnings(slices: list[_Slice], others: dict[str, int]) -> tuple[str, ...]:

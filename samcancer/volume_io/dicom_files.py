@@ -7,13 +7,9 @@ they are about and are dropped for the same reason.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import struct
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pydicom
@@ -21,6 +17,7 @@ from numpy.typing import NDArray
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from samcancer.errors import InputError
+from samcancer.volume_io.quiet import quiet_dicom_libraries
 
 HEADER_TAGS = (
     "Modality", "ImageType", "SeriesInstanceUID", "FrameOfReferenceUID", "InstanceNumber",
@@ -52,7 +49,7 @@ _DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 """SOP class of a DICOMDIR, the one common object that has no Modality."""
 
-_DAMAGE = (
+DAMAGE = (
     OSError, EOFError, ValueError, AttributeError, KeyError, TypeError, IndexError, OverflowError,
     RuntimeError, ImportError, MemoryError, struct.error, InvalidDicomError, BytesLengthException,
 )  # fmt: skip
@@ -61,6 +58,9 @@ _DAMAGE = (
 _INT16 = np.iinfo(np.int16)
 
 Tags = dict[str, Any]
+
+quiet_pydicom = quiet_dicom_libraries
+"""Around every call of pydicom's."""
 
 
 def read_tags(path: Path) -> Tags | None:
@@ -72,7 +72,7 @@ def read_tags(path: Path) -> Tags | None:
     if path.stat().st_size == 0:
         raise InputError("the file is empty (0 bytes)", path=path, mend=RE_COPY)
     try:
-        with _quiet_pydicom():
+        with quiet_pydicom():
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
             tags = {name: header.get(name) for name in HEADER_TAGS}
             kind = header.file_meta.get("MediaStorageSOPClassUID")
@@ -80,7 +80,7 @@ def read_tags(path: Path) -> Tags | None:
         if path.suffix.lower() in _DICOM_SUFFIXES:
             raise InputError("is not DICOM", path=path, mend=RE_COPY) from None
         return None
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(
             f"its DICOM header is damaged ({type(error).__name__})", path=path, mend=RE_COPY
         ) from None
@@ -142,41 +142,40 @@ def whole_number_of(tags: Tags, name: str, path: Path) -> int | None:
     return int(numbers_of(tags, name, 1, path)[0])
 
 
-@contextlib.contextmanager
-def _quiet_pydicom() -> Iterator[None]:
-    """Drop what pydicom warns and logs in the block: it quotes values of any tag."""
-    logger, sink = logging.getLogger("pydicom"), logging.NullHandler()
-    passed_on = logger.propagate
-    logger.addHandler(sink)
-    logger.propagate = False  # disabling it would let the loggers below it through
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.propagate = passed_on
-        logger.removeHandler(sink)
+def refuse_pixels(error: Exception, syntax: Any, path: Path) -> NoReturn:
+    """Say why pixels could not be decoded.
+
+    Args:
+        error: What pydicom raised.
+        syntax: The file's transfer syntax; None when it was not read.
+        path: The file.
+
+    Raises:
+        InputError: Always, naming the syntax and the package that decodes it where that is at
+            fault.
+    """
+    known = syntax is not None and syntax.is_transfer_syntax
+    if isinstance(error, (RuntimeError, ImportError)) and known and syntax.is_compressed:
+        raise InputError(
+            f"its pixels are compressed as {syntax.name} ({syntax}) and cannot be decoded here "
+            f"({type(error).__name__})",
+            path=path,
+            mend="pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg",
+        ) from None
+    raise InputError(
+        f"its pixels are missing or cut short ({type(error).__name__})",
+        path=path,
+        mend=RE_COPY,
+    ) from None
 
 
 def _stored_pixels(path: Path) -> tuple[NDArray[Any], Tags]:
     """Decode a slice's pixels; also return the tags that scale them."""
     syntax: Any = None
     try:
-        with _quiet_pydicom():
+        with quiet_pydicom():
             content = pydicom.dcmread(path, specific_tags=[*_STORAGE_TAGS, *SCALING_TAGS])
             syntax = content.file_meta.get("TransferSyntaxUID")
             return content.pixel_array, {name: content.get(name) for name in SCALING_TAGS}
-    except _DAMAGE as error:
-        known = syntax is not None and syntax.is_transfer_syntax
-        if isinstance(error, (RuntimeError, ImportError)) and known and syntax.is_compressed:
-            raise InputError(
-                f"its pixels are compressed as {syntax.name} ({syntax}) and cannot be decoded here "
-                f"({type(error).__name__})",
-                path=path,
-                mend="pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg",
-            ) from None
-        raise InputError(
-            f"its pixels are missing or cut short ({type(error).__name__})",
-            path=path,
-            mend=RE_COPY,
-        ) from None
+    except DAMAGE as error:
+        refuse_pixels(error, syntax, path)

@@ -9,6 +9,7 @@ names or dates (descrip, aux_file, db_name, intent_name) are never passed on.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -34,6 +35,7 @@ from samcancer.volume_io.nifti_header import (
     grid_header_of,
     new_header,
     parse_header,
+    stated_spacing,
 )
 from samcancer.volume_io.volume import RawVolume, ReadOptions
 
@@ -70,6 +72,7 @@ def read_nifti(path: Path, options: ReadOptions) -> RawVolume:
     geometry, straightened = grid_from_affine(
         affine, size, path=path, nearest_rotation=options.nearest_rotation
     )
+    geometry = replace(geometry, spacing_mm=stated_spacing(header, geometry.spacing_mm))
     values, rescaled = _rescale(stored, header, path)
     return RawVolume(values, geometry, rescaled, (*warnings, *straightened))
 

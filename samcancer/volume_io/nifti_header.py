@@ -62,6 +62,9 @@ HEADER = np.dtype(
 )  # fmt: skip
 """The 348 bytes of a NIfTI-1 header, little endian."""
 
+_SPACING_ROUNDING = 1e-6
+"""Largest relative difference of two spacings that float32 products explain."""
+
 
 def parse_header(data: bytes, path: Path) -> tuple[Any, ByteOrder]:
     """Return the header record in native order and the file's byte order, '<' or '>'.
@@ -127,6 +130,20 @@ def affine_lps(
     if coded["qform"]:
         return _LPS_FROM_RAS @ _qform(header, path), ()
     return np.diag([*spacing, 1.0]), ("the header gives no orientation: taken as LPS",)
+
+
+def stated_spacing(
+    header: Any, measured_mm: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """Return the header's own spacing in place of one measured off its affine, if they agree.
+
+    An oblique sform holds rounded products, so that 2.5 mm comes back as 2.49999985: distances of a
+    whole number of voxels then fall on the wrong side of a tolerance. Other readers take the
+    header's spacing as well.
+    """
+    x, y, z = (float(v) for v in header["pixdim"][1:4])
+    apart = np.abs(np.array([x, y, z]) / np.array(measured_mm) - 1.0).max()
+    return (x, y, z) if apart <= _SPACING_ROUNDING else measured_mm
 
 
 def new_header(geometry: Geometry) -> Any:

@@ -64,6 +64,8 @@ class CtVolume:
     """Of the file, or of a series' files in slice order."""
     warnings: tuple[str, ...]
     file_format: FileFormat
+    files: tuple[Path, ...] = ()
+    """A DICOM series' files in slice order; empty for a scan that is a single file."""
 
 
 @dataclass(frozen=True)

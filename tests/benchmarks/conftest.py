@@ -9,7 +9,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from workload import Workload
 
-SECTIONS = ("engine", "roofline", "backends", "whole_scan", "efficiency", "overlap")
+SECTIONS = (
+    "engine",
+    "roofline",
+    "backends",
+    "whole_scan",
+    "efficiency",
+    "overlap",
+    "evaluation_speed",
+)
 
 TINY = Workload(encoder="vit_tiny", image_size=32, cnn_width=4, pixels=40, batch=2, threads=1)
 

@@ -12,9 +12,10 @@ import surface_distance
 from evaluation_fakes import WriteLabels
 
 from samcancer.errors import InputError
-from samcancer.evaluation.cases import ClassResult, Evaluated, evaluate_cases, plan
+from samcancer.evaluation.cases import Evaluated, evaluate_cases, plan
 from samcancer.evaluation.labels import Annotations, LabelValues
 from samcancer.evaluation.protocols import Protocol
+from samcancer.evaluation.scoring import ClassResult
 from samcancer.evaluation.summary import summarise
 
 SHAPE = (10, 30, 36)
@@ -301,6 +302,13 @@ class TestSummary:
             "sensitivity": pytest.approx(sensitivity),
             "specificity": specificity,
             "harmonic_mean": pytest.approx(0.4),
+            # All of a resample are right with 1/27 and 1/4, both over 2.5 %; together less, and
+            # then 2/3 and 1 come next.
+            "intervals": {
+                "sensitivity": [0.0, 1.0],
+                "specificity": [0.0, 1.0],
+                "harmonic_mean": [0.0, pytest.approx(0.8)],
+            },
         }
 
     def test_a_case_that_annotates_a_part_is_not_called_healthy(

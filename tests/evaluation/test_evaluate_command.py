@@ -67,8 +67,42 @@ def test_tables_are_written_and_printed(
     assert "lesion" in printed
 
 
+def test_bounds_are_printed_where_labels_are_partial(
+    pair: Path,
+    write_labels: WriteLabels,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # wide enough for a row on one line
+    write_labels("reference/b.nii.gz", box(4))
+    write_labels("prediction/b.nii.gz", box(4))
+    (pair / "annotated.csv").write_text("case,classes\na,lesion\nb,\n")
+    assert evaluate(pair, "--annotated", str(pair / "annotated.csv")) == 0
+    printed = capsys.readouterr().out
+    # one true lesion, one unverified
+    assert "partial labels: measured [pessimistic, optimistic]" in printed
+    assert "1.000 [0.500, 1.000]" in printed
+    summary = json.loads((pair / "scores" / "summary.json").read_text())
+    assert summary["bounds"]["classes"]["lesion"]["precision"] == {
+        "measured": 1.0,
+        "pessimistic": 0.5,
+        "optimistic": 1.0,
+    }
+
+
+def test_flare23_prints_its_overall_figures(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(pair, "--protocol", "flare23") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "flare23, 0 of 13 organs: DSC -, NSD -; tumor: DSC 0.750" in printed
+
+
+def test_a_tolerance_for_flare23_is_refused(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(pair, "--protocol", "flare23", "--tolerance", "3") == 2
+    assert "has a tolerance for each class, got 3 mm" in capsys.readouterr().err
+
+
 def test_a_failing_case_gives_status_1_and_the_others_are_scored(
-    pair: Path, write_labels: WriteLabels, caplog: pytest.LogCaptureFixture
+    pair: Path, write_labels: WriteLabels, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_labels("reference/b.nii.gz", box(4))
     (pair / "prediction" / "b.nii.gz").write_bytes(b"damaged")
@@ -76,7 +110,8 @@ def test_a_failing_case_gives_status_1_and_the_others_are_scored(
     summary = json.loads((pair / "scores" / "summary.json").read_text())
     assert list(summary["failures"]) == ["b"]
     assert summary["cases"] == 1
-    assert "b failed" in caplog.text
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"error: {pair / 'prediction' / 'b.nii.gz'}: ")
 
 
 def test_no_case_at_all_is_bad_input(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +123,7 @@ def test_no_case_at_all_is_bad_input(pair: Path, capsys: pytest.CaptureFixture[s
 
 def test_the_protocol_of_an_unknown_name_is_refused(pair: Path) -> None:
     with pytest.raises(SystemExit) as stop:
-        evaluate(pair, "--protocol", "flare23")
+        evaluate(pair, "--protocol", "flare22")
     assert stop.value.code == 2
 
 

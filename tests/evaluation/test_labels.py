@@ -8,7 +8,6 @@ import pytest
 from samcancer.errors import InputError
 from samcancer.evaluation.labels import (
     choose_labels,
-    class_kinds,
     labels_of_dataset_json,
     parse_labels,
     prediction_labels,
@@ -104,10 +103,5 @@ def test_an_unknown_class_is_refused_with_the_known_ones() -> None:
 def test_a_table_with_other_columns_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "annotated.csv"
     path.write_text("id,labels\na,liver_lesion\n")
-    with pytest.raises(InputError, match="Use case,classes"):
+    with pytest.raises(InputError, match="Name a CSV table with the columns case,classes"):
         read_annotations(str(path), CLASSES)
-
-
-def test_kinds_come_from_the_taxonomy_and_unknown_names_are_lesions() -> None:
-    kinds = class_kinds(frozenset({"liver", "liver_lesion", "something_new"}))
-    assert kinds == {"liver": "organ", "liver_lesion": "lesion", "something_new": "lesion"}

@@ -108,3 +108,13 @@ def test_no_lesion_on_either_side_gives_no_share() -> None:
 
 def test_all_wrong_has_an_f1_of_zero() -> None:
     assert tabulate(lesions(boxes(FIRST), boxes(FAR))).f1 == 0.0
+
+
+def test_lesions_of_a_box_lie_where_they_do_in_the_volume() -> None:
+    volume = np.zeros((9, 12, 14), dtype=bool)
+    volume[4:6, 5:8, 9:12] = True
+    whole = find_lesions(volume, volume, voxel_volume_ml=0.5)
+    box = (slice(3, 8), slice(4, 9), slice(7, 13))
+    start = (3, 4, 7)
+    assert find_lesions(volume[box], volume[box], voxel_volume_ml=0.5, start=start) == whole
+    assert whole[0].centre_zyx == (4.5, 6.0, 10.0)

@@ -9,7 +9,7 @@ import surface_distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samcancer.evaluation.surface import bounding_box, surface_dice
+from samcancer.evaluation.surface import surface_dice
 
 
 def deepmind(
@@ -120,9 +120,3 @@ def test_an_empty_mask_is_refused() -> None:
 def test_masks_of_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="shapes differ"):
         surface_dice(cube(1), cube(1, size=21), spacing_mm=(1, 1, 1), tolerance_mm=2.0)
-
-
-def test_the_bounding_box_holds_exactly_the_mask() -> None:
-    mask = np.zeros((6, 7, 8), dtype=bool)
-    mask[2, 3, 7] = mask[4, 1, 5] = True
-    assert bounding_box(mask) == (slice(2, 5), slice(1, 4), slice(5, 8))

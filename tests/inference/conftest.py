@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the package's own convention
 from inference_fakes import WriteScan
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "volume_io"))  # for ct_series
 
 LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 

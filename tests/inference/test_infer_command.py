@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the package's own convention
 import torch
+from ct_series import write_ct_series
 from inference_fakes import WriteScan, bright_box, make_ensemble
 
 from samcancer.commands import run_verb
@@ -98,6 +99,43 @@ def test_bad_options_give_status_2(options: tuple[str, str], tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("fake_model")
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ((), ["seg", "sr"]),
+        (("--no-dicom",), []),
+        (("--dicom", "seg"), ["seg"]),
+        (("--dicom", "seg,sr,rtstruct"), ["rtstruct", "seg", "sr"]),
+    ],
+)
+def test_the_wanted_dicom_objects_are_written(
+    options: tuple[str, ...], kinds: list[str], tmp_path: Path
+) -> None:
+    scan = write_ct_series(tmp_path / "scan", bright_box())
+    assert infer(scan, tmp_path / "out", "--device", "cpu", *options) == 0
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.dcm"))
+    assert names == [f"scan.{kind}.dcm" for kind in kinds]
+
+
+@pytest.mark.usefixtures("fake_model")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--dicom", "seg,dose"), "--dicom has no 'dose'. Choose from seg, sr, rtstruct."),
+        (("--dicom", "sr"), "Give --dicom seg,sr."),
+        (("--dicom", "seg"), "has no StudyInstanceUID. Leave the DICOM results out with"),
+    ],
+)
+def test_dicom_objects_that_cannot_be_written_are_one_line_and_status_2(
+    options: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = write_ct_series(tmp_path / "scan", bright_box(), StudyInstanceUID=None)
+    assert infer(scan, tmp_path / "out", "--device", "cpu", *options) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not list((tmp_path / "out").glob("scan*"))
+
+
+@pytest.mark.usefixtures("fake_model")
 def test_half_precision_on_a_cpu_is_refused(
     write_scan: WriteScan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +199,10 @@ def test_an_ensemble_takes_each_window_and_the_mean_threshold(tmp_path: Path) ->
     runs = [save_run(tmp_path / "a"), save_run(tmp_path / "b", seed=1)]
     ensemble = load_ensemble(runs, device="cpu")
     assert ensemble.class_names == CLASSES
+    assert {name: spec.title for name, spec in ensemble.organs.items()} == {
+        "liver": "liver",
+        "kidneys": "kidneys",
+    }
     assert [m.window_hu for m in ensemble.members] == [(-160.0, 240.0)] * 2
     torch.testing.assert_close(ensemble.thresholds, torch.tensor([0.25, 0.5]))
     assert len(set(ensemble.sha256)) == 2
@@ -224,3 +266,36 @@ def test_a_stitching_device_that_is_not_there_is_refused(
     words = ["--input", str(tmp_path), "--output", str(tmp_path / "out"), "--model", str(tmp_path)]
     assert run_verb("infer-volume", [*words, "--stitch-device", "cuda"]) == 2
     assert "--stitch-device cuda: no usable GPU was found" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fake_model")
+def test_html_adds_a_page_of_each_scan_and_an_index(write_scan: WriteScan, tmp_path: Path) -> None:
+    scan, out = write_scan("scan_0000.nii.gz", bright_box()), tmp_path / "out"
+    assert infer(scan, out, "--device", "cpu", "--html") == 0
+    assert sorted(p.name for p in out.glob("*.html")) == ["index.html", "scan.html"]
+    assert str(tmp_path) not in (out / "scan.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("fake_model")
+def test_html_writes_missing_pages_of_finished_scans_and_leaves_the_others(
+    write_scan: WriteScan, tmp_path: Path
+) -> None:
+    scan, out = write_scan("scan_0000.nii.gz", bright_box()), tmp_path / "out"
+    again = ("--device", "cpu", "--html", "--skip-finished")
+    assert infer(scan, out, "--device", "cpu") == 0
+    assert infer(scan, out, *again) == 0
+    written = (out / "scan.html").stat().st_mtime_ns
+    assert infer(scan, out, *again) == 0
+    assert (out / "scan.html").stat().st_mtime_ns == written
+
+
+@pytest.mark.usefixtures("fake_model")
+def test_the_index_lists_a_scan_that_failed_without_its_path(
+    write_scan: WriteScan, tmp_path: Path
+) -> None:
+    scan, out = write_scan("scan_0000.nii.gz", bright_box()), tmp_path / "out"
+    (scan.parent / "broken.nii.gz").write_bytes(scan.read_bytes()[:-50])
+    assert infer(scan.parent, out, "--device", "cpu", "--html") == 1
+    text = (out / "index.html").read_text(encoding="utf-8")
+    assert "<strong>broken:</strong>" in text
+    assert str(tmp_path) not in text

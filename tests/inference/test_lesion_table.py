@@ -13,7 +13,7 @@ from inference_fakes import WriteScan, bright_box, lesion_in_organ, make_ensembl
 
 from samcancer.geometry import Geometry
 from samcancer.inference import lesion_table
-from samcancer.inference.lesion_table import MeasuredLesion, lesion_csv, measure_lesions
+from samcancer.inference.lesion_table import MeasuredLesion, measure_lesions, write_lesions
 from samcancer.inference.options import InferenceOptions
 from samcancer.inference.scan import segment_scan
 from samcancer.inference.volume import SliceCertainty
@@ -74,10 +74,11 @@ def two_boxes() -> np.ndarray:
     return labels
 
 
-def test_no_lesion_is_an_empty_table() -> None:
+def test_no_lesion_is_an_empty_table(tmp_path: Path) -> None:
     labels = np.zeros((3, 4, 5), np.uint8)
     assert measure(labels) == ()
-    assert lesion_csv(()).count("\n") == 1
+    write_lesions(tmp_path / "t.csv", ())
+    assert (tmp_path / "t.csv").read_text().count("\n") == 1
 
 
 def test_organs_are_not_lesions() -> None:
@@ -178,9 +179,10 @@ def test_a_lesion_keeps_its_uid_when_another_one_appears() -> None:
     assert before.tracking_uid == after.tracking_uid
 
 
-def test_the_csv_has_a_line_per_lesion_and_positions_in_columns() -> None:
+def test_the_csv_has_a_line_per_lesion_and_positions_in_columns(tmp_path: Path) -> None:
     found = measure(two_boxes())
-    rows = list(csv.DictReader(lesion_csv(found).splitlines()))
+    write_lesions(tmp_path / "t.csv", found)
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
     assert [row["lesion_id"] for row in rows] == [lesion.lesion_id for lesion in found]
     box = rows[1]
     assert float(box["centroid_x_mm"]) == found[1].centroid_mm[0]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from samcancer.report.charts import (
     IntervalRow,
     Series,
+    bar_chart,
     interval_chart,
     legend,
     line_chart,
@@ -81,3 +82,12 @@ def test_an_interval_lies_about_its_mean() -> None:
     ((low, high),) = re.findall(r'class="interval[^>]* x1="([\d.]+)"[^>]* x2="([\d.]+)"', svg)
     (mean,) = re.findall(r'cx="([\d.]+)"', svg)
     assert float(mean) == pytest.approx((float(low) + float(high)) / 2, abs=0.1)
+
+
+def test_bars_are_as_long_as_their_counts_and_say_them() -> None:
+    chart = bar_chart([("none", 0), ("<two>", 2), ("four", 4)], title="Bars", x_label="scans")
+    widths = [float(w) for w in re.findall(r'<rect class="bar"[^>]* width="([\d.]+)"', chart)]
+    assert widths[0] == 0
+    assert widths[1] == pytest.approx(widths[2] / 2, abs=0.1)
+    assert re.findall(r'class="tick value"[^>]*>(\d+)<', chart) == ["0", "2", "4"]
+    assert "&lt;two&gt;" in chart

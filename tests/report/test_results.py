@@ -92,6 +92,17 @@ def test_each_class_has_a_row_per_arm_with_its_interval(scores: Scores) -> None:
     assert texts(table)[0][3] == "0.500|0.500 to 0.500"
 
 
+def test_a_protocol_with_a_tolerance_for_each_class_names_none(scores: Scores) -> None:
+    assert "NSD 2 mm" in score_table({"a": scores}, {}).header
+    several = Scores({**scores.summary, "tolerance_mm": None}, scores.cases)
+    assert "NSD" in score_table({"a": several}, {}).header
+
+
+def test_a_case_whose_name_was_guarded_has_its_own_name(tmp_path: Path) -> None:
+    rows = [("'-7", "liver_lesion", "0.1", 5.0, 2.0)]
+    assert read_scores(write_evaluation(tmp_path / "scores", rows)).case_ids == ("-7",)
+
+
 def test_a_share_of_nothing_is_a_dash_with_its_counts(scores: Scores) -> None:
     row = texts(score_table({"a": scores}, {}))[0]
     assert row[-2:] == ["0.75|3 of 4", "–|0 of 0"]
