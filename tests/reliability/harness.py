@@ -28,6 +28,7 @@ from samcancer.commands import EXIT_BAD_INPUT, EXIT_SOME_FAILED, main
 from samcancer.config import Config, ModelConfig
 from samcancer.data.case_store import CaseStore
 from samcancer.files import LOCK_NAME, TEMPORARY_PREFIX
+from samcancer.inference.nnunet_folder import DATASET_FILE, PLANS_FILE
 from samcancer.modeling import build_model
 from samcancer.training.checkpoint import CheckpointMeta, save_checkpoint
 
@@ -165,7 +166,7 @@ def require_whole(out: Path, scans: Sequence[Path]) -> None:
         assert np.allclose(found.GetSpacing(), given.GetSpacing(), atol=1e-5)
         assert np.allclose(found.GetDirection(), given.GetDirection(), atol=1e-5)
         expected |= {mask.name, table.name, f"{case_id}.json"}
-    assert names_in(out) == expected
+    assert names_in(out) - {DATASET_FILE, PLANS_FILE} == expected
 
 
 def names_in(folder: Path) -> set[str]:

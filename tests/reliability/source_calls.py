@@ -129,7 +129,7 @@ def _target(node: ast.Call) -> str:
     """Return the name of what is written: the receiver's, or a path among the arguments."""
     if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
         first = node.func.value.id
-        if first not in MODULES and _last(node) != "save":
+        if first not in MODULES and _last(node) not in ("save", "save_as"):
             return first
     for argument in (*node.args[1:2], *node.args[:1]):
         for part in ast.walk(argument):

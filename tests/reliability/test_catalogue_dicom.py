@@ -92,7 +92,7 @@ def test_a_missing_end_is_a_warning_in_the_report(
     slice_path(series, SLICES - 1).unlink()
     assert infer(command, [series], tmp_path / "out", model).status == 0
     told = json.loads((tmp_path / "out" / "ct.json").read_text())["warnings"]
-    assert told == ["5 slices of an acquisition of 6: an end may be missing"]
+    assert "5 slices of an acquisition of 6: an end may be missing" in told
 
 
 @provokes("DICOM series", "localizer")
@@ -104,7 +104,7 @@ def test_a_localizer_is_left_out_and_the_report_says_so(
     save(series / "scout.dcm", ct_slice(0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], **flat))
     assert infer(command, [series], tmp_path / "out", model).status == 0
     told = json.loads((tmp_path / "out" / "ct.json").read_text())["warnings"]
-    assert told == ["other files in the folder were left out: 1 localizer"]
+    assert "other files in the folder were left out: 1 localizer" in told
 
 
 @provokes("DICOM series", "slope of each slice")
@@ -162,7 +162,13 @@ def test_identifiers_that_look_like_paths_name_no_file(
     assert outcome.status == 0, outcome.lines
     made = names_in(tmp_path) - before
     assert {name.split("/")[0] for name in made} == {"out"}
-    assert {name.split(".")[0].split("/")[-1] for name in made} == {"ct", *CLASS_FILES, ""}
+    assert {name.split(".")[0].split("/")[-1] for name in made} == {
+        "ct",
+        "dataset",
+        "plans",
+        *CLASS_FILES,
+        "",
+    }
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
