@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -212,6 +213,46 @@ def test_a_script_in_a_case_id_or_a_title_is_text_on_the_page(
     assert "&lt;script&gt;alert(1)" in text
     assert victim.read_text() == "mine"
     assert not page.is_symlink()
+
+
+HOSTILE = "</title></script><script>alert(3)</script><img src=x onerror=alert(3)>"
+
+
+def forged(value: object) -> object:
+    """Return the same JSON with every text but hashes and file names replaced."""
+    if isinstance(value, dict):
+        return {key: forged(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [forged(item) for item in value] or [HOSTILE]
+    return HOSTILE if isinstance(value, str) and len(value) != 64 else value
+
+
+def test_a_script_in_a_forged_report_is_text_on_the_page_of_a_scan(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "samcancer.inference.models.load_ensemble", lambda *_, **__: make_ensemble()
+    )
+    case_id = "<script>alert(1)<img src=x onerror=alert(1)>"
+    (tmp_path / "in").mkdir()
+    scan = save_by_itk(tmp_path / "in" / f"{case_id}.nii.gz", bright_box())
+    out = tmp_path / "out"
+    assert infer(command, [scan], out, Path("run"), "--html").status == 0
+    report = out / f"{case_id}.json"
+    content = json.loads(report.read_text())
+    for name in ("warnings", "software", "model", "lesions", "classes"):
+        changed = {**content, name: forged(content[name])}
+        report.write_text(json.dumps(changed))
+        pages = tmp_path / f"pages_{name}"
+        words = ["--images", scan.parent, "--masks", out, "--output", pages, "--quiet"]
+        outcome = command("view", *words)
+        assert outcome.status == (1 if name == "classes" else 0)  # of a kind that is none
+        assert len(outcome.lines) == outcome.status
+        for page in (*out.glob("*.html"), *pages.glob("*.html")):
+            text = page.read_text()
+            for tag in ("<script>alert", "<img src=x", "</title></script>"):
+                assert tag not in text, (name, page.name)
+    assert list(tmp_path.glob("pages_*/*.html"))
 
 
 def test_a_scan_folder_is_never_written_to(tmp_path: Path, command: Command, model: Path) -> None:
