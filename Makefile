@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 DEMO   ?= demo
 REAL   ?= demo-real
 
-.PHONY: help install lint format test test-slow audit demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-boxes bench-startup bench-training \
+.PHONY: help install lint format test test-slow audit demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-healthy-scans bench-boxes bench-startup bench-training \
 	bench-engine bench-roofline bench-backends bench-whole-scan bench-efficiency bench-region bench-overlap bench-systems bench-ablations bench-evaluation clean
 
 help:  ## list the targets
@@ -90,6 +90,9 @@ bench-efficiency: $(READY)  ## seconds, peak memory and memory-time area of whol
 
 bench-region: $(READY)  ## what infer-volume --region auto saves and loses
 	$(BIN)/python benchmarks/region.py
+
+bench-healthy-scans: $(READY)  ## what calibration on healthy scans buys and costs, after bench-systems
+	$(BIN)/python benchmarks/healthy_scans.py --data systems/store --runs systems/samcancer --name masked --work healthy_scans
 
 bench-overlap: $(READY)  ## overlap and stitching device of a volume network's patches
 	$(BIN)/python benchmarks/overlap.py

@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from data_prep.sources import SourceCase
 from samcancer.data.case_store import CaseInfo, case_file_bytes, verify_case_file, write_case
+from samcancer.data.store_index import content_sha256
 from samcancer.errors import InputError
 from samcancer.files import sha256_of
 from samcancer.geometry import Geometry, canonicalise, require_same_grid
@@ -148,7 +149,7 @@ def _prepare(job: CaseJob) -> _Content:
         dataset=source.dataset.name,
         source_sha256=image.source_sha256,
         label_sha256=None if source.label is None else sha256_of(source.label),
-        content_sha256=_content_sha256(hu),
+        content_sha256=content_sha256(hu),
         slices=len(slices_hu),
         size=job.size,
         annotated=annotated,
@@ -236,12 +237,6 @@ def _count_components(mask: NDArray[np.bool_]) -> int:
     if not boxes:
         return 0
     return int(ndimage.label(mask[boxes[0]], structure=_EVERY_NEIGHBOUR)[1])
-
-
-def _content_sha256(hu: NDArray[np.int16]) -> str:
-    digest = hashlib.sha256(repr(hu.shape).encode("ascii"))
-    digest.update(hu.astype("<i2", copy=False).data)
-    return digest.hexdigest()
 
 
 def _positive_slices(

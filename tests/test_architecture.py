@@ -18,7 +18,9 @@ LAYERS = [
     {"training"},
     {"inference"},
     {"evaluation"},
+    {"calibration"},
     {"report"},
+    {"serve"},
     {"commands"},
 ]
 """Parts of samcancer in the order in which data flows; a part imports its own layer or earlier."""

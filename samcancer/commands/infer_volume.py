@@ -87,6 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="one presence threshold for all classes in place of the calibrated; 0 gates nothing",
     )
+    parser.add_argument(
+        "--calibration",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="apply the thresholds that `samcancer calibrate` stored beside the model",
+    )
     parser.add_argument("--tta", action="store_true", help="average with the mirrored scan")
     parser.add_argument(
         "--postprocess",
@@ -187,9 +193,13 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     scans = find_scans(args.input)
     prompts = _prompts(args, list(scans))
-    ensemble = load_ensemble(args.model, device=device, question=_question(args))
+    ensemble = load_ensemble(
+        args.model, device=device, question=_question(args), use_calibration=args.calibration
+    )
     if args.presence_threshold is not None:
         ensemble = ensemble.with_threshold(args.presence_threshold)
+    if ensemble.calibrations and not args.postprocess:
+        _log.warning("--no-postprocess also keeps lesions under the calibrated smallest volume")
     ensemble = replace(ensemble, region=_region(args, ensemble.class_names, device))
     require_known_classes(prompts, ensemble.class_names)
     options = InferenceOptions(

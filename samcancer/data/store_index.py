@@ -14,6 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from samcancer.errors import InputError
 from samcancer.files import (
     append_line,
@@ -113,6 +116,17 @@ class StoreInfo:
 def case_file_name(case_id: str) -> str:
     """Return the HDF5 file of a case, relative to the store."""
     return f"{CASES_NAME}/{case_id}.h5"
+
+
+def content_sha256(canonical_hu: NDArray[np.int16]) -> str:
+    """Return the SHA-256 of a scan's voxels in canonical orientation, whatever file held them.
+
+    Args:
+        canonical_hu: (slice, row, column), C-contiguous.
+    """
+    digest = hashlib.sha256(repr(canonical_hu.shape).encode("ascii"))
+    digest.update(canonical_hu.astype("<i2", copy=False).data)
+    return digest.hexdigest()
 
 
 def read_store_info(folder: Path) -> StoreInfo:

@@ -68,6 +68,7 @@ def request_sha256(
         "software": __version__,
         "models": ensemble.sha256,
         "thresholds": ensemble.thresholds.tolist(),
+        "calibration": [calibration.sha256 for calibration in ensemble.calibrations],
         "precision": options.engine.precision,
         "flip": options.engine.flip,
         "overlap": options.engine.overlap,

@@ -12,11 +12,18 @@ import torch
 from torch import Tensor
 
 from samcancer.errors import InputError
+from samcancer.inference.calibrated import mean_calibration, with_min_volume
 from samcancer.inference.region import RegionModel
 from samcancer.modeling.fusion import Predictor
-from samcancer.modeling.slice_prediction import Member, threshold_vector
+from samcancer.modeling.slice_prediction import (
+    MASK_THRESHOLD,
+    Member,
+    logit_thresholds,
+    threshold_vector,
+)
 from samcancer.pretrained.text_embeddings import TextEmbeddings
 from samcancer.taxonomy import ClassSpec
+from samcancer.training.calibration_file import CALIBRATION_NAME, Calibration, read_calibration
 from samcancer.training.checkpoint import LoadedModel, load_checkpoint
 from samcancer.training.fusion_file import LoadedFusion, is_fusion, load_fusion
 
@@ -47,6 +54,33 @@ class Ensemble:
     """Name -> class of the organs that the classes' lesions lie in, predicted or not."""
     region: RegionModel | None = None
     """Finds the slices worth segmenting; None segments all."""
+    probability_thresholds: tuple[float, ...] | None = None
+    """(K,) above which a voxel belongs to a class; None is 0.5 for all."""
+    calibrations: tuple[Calibration, ...] = ()
+    """Of each model, where they were calibrated on healthy scans; thresholds and classes have their
+    mean already."""
+
+    @property
+    def mask_thresholds(self) -> Tensor | None:
+        """(K,) the probability thresholds as logits."""
+        given = self.probability_thresholds
+        return None if given is None else logit_thresholds(given)
+
+    def calibration_report(self) -> dict[str, Any] | None:
+        """Return what calibration on healthy scans changed, presence aside; None without any."""
+        if self.probability_thresholds is None:
+            return None
+        return {
+            "sha256": [calibration.sha256 for calibration in self.calibrations],
+            "max_fp_scans": [calibration.max_fp_scans for calibration in self.calibrations],
+            "classes": {
+                spec.name: {
+                    "probability_threshold": round(probability, 6),
+                    "min_volume_ml": round(spec.postprocess.min_volume_ml, 6),
+                }
+                for spec, probability in zip(self.classes, self.probability_thresholds, strict=True)
+            },
+        }
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -61,6 +95,7 @@ class Ensemble:
             "text_sha256": self.text_sha256,
             "region_sha256": self.region and self.region.sha256,
             "presence_thresholds": {name: round(value, 6) for name, value in thresholds},
+            "calibration": self.calibration_report(),
         }
 
     def with_threshold(self, threshold: float) -> Ensemble:
@@ -97,7 +132,11 @@ class Question:
 
 
 def load_ensemble(
-    paths: Sequence[Path], *, device: str, question: Question | None = None
+    paths: Sequence[Path],
+    *,
+    device: str,
+    question: Question | None = None,
+    use_calibration: bool = True,
 ) -> Ensemble:
     """Load checkpoints and check that they can be averaged.
 
@@ -106,10 +145,11 @@ def load_ensemble(
             folder of a fusion.
         device: Where the networks go.
         question: Classes to ask for instead of the trained ones.
+        use_calibration: Apply what ``samcancer calibrate`` stored beside the models.
 
     Raises:
         InputError: When a checkpoint is missing, damaged, or unlike the first one, or cannot be
-            asked the question.
+            asked the question; when a calibration is damaged, or some models lack one.
     """
     if not paths:
         raise ValueError("an ensemble needs at least one model")
@@ -118,12 +158,53 @@ def load_ensemble(
     first = loaded[0]
     for path, model in zip(resolved[1:], loaded[1:], strict=True):
         _require_alike(path, model, first=first)
-    return dataclasses.replace(
+    ensemble = dataclasses.replace(
         first,
         members=tuple(member for m in loaded for member in m.members),
         thresholds=torch.stack([m.thresholds for m in loaded]).mean(dim=0),
         sha256=tuple(sha256 for m in loaded for sha256 in m.sha256),
     )
+    return _calibrated(ensemble, resolved) if use_calibration else ensemble
+
+
+def _calibrated(ensemble: Ensemble, paths: Sequence[Path]) -> Ensemble:
+    """Return the ensemble with the mean of its models' calibrations, if they have any."""
+    found = [_calibration_of(p, s) for p, s in zip(paths, ensemble.sha256, strict=True)]
+    calibrations = tuple(c for c in found if c is not None)
+    if not calibrations:
+        return ensemble
+    if len(calibrations) < len(found):
+        raise InputError(
+            "is not calibrated, and other models of the ensemble are",
+            path=paths[found.index(None)],
+            mend="calibrate it too, or pass --no-calibration",
+        )
+    mean = mean_calibration(calibrations)
+    probability, presence = [MASK_THRESHOLD] * len(ensemble.classes), ensemble.thresholds.clone()
+    classes = list(ensemble.classes)
+    for k, name in enumerate(ensemble.class_names):
+        if name in mean:
+            probability[k], presence[k] = mean[name].probability, mean[name].presence
+            classes[k] = with_min_volume(classes[k], mean[name].min_volume_ml)
+    return dataclasses.replace(
+        ensemble,
+        classes=tuple(classes),
+        thresholds=presence,
+        probability_thresholds=tuple(probability),
+        calibrations=calibrations,
+    )
+
+
+def _calibration_of(path: Path, sha256: str) -> Calibration | None:
+    """Return what lies beside a model."""
+    folder = path if path.is_dir() else path.parent
+    if is_fusion(path) and (folder / CALIBRATION_NAME).exists():
+        raise InputError(
+            "lies in a fusion, which cannot be calibrated",
+            path=folder / CALIBRATION_NAME,
+            mend="delete it, or pass --no-calibration",
+        )
+    return read_calibration(folder, model_sha256=sha256)
 
 
 def _load(path: Path, *, device: str, question: Question | None) -> Ensemble:

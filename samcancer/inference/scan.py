@@ -262,6 +262,7 @@ def _predict(
         slice_mm=canonical_geometry.spacing_mm[2],
         is_lesion=is_lesion,
         thresholds=ensemble.thresholds,
+        mask_thresholds=ensemble.mask_thresholds,
         maps=maps,
         options=options.engine,
         prompts=prompted,

@@ -1,10 +1,11 @@
 """From a scan in memory to label maps in memory, chunk by chunk.
 
 Logits, not masks, go back to the scan's own pixels: linear interpolation in plane, then a voxel
-belongs to a class when its probability is above 0.5. Two label maps are filled, one of lesions and
-one of organs, since a lesion lies inside its organ; between lesions, or between organs, the higher
-probability wins, and at a tie the class that comes first in the model. Memory is the scan, one or
-two uint8 maps and one chunk; never classes x volume floats.
+belongs to a class when its probability is above 0.5, or above what was calibrated for the class.
+Two label maps are filled, one of lesions and one of organs, since a lesion lies inside its organ;
+between lesions, or between organs, the higher probability wins, and at a tie the class that comes
+first in the model. Memory is the scan, one or two uint8 maps and one chunk; never classes x volume
+floats.
 
 Arrays are (slice, row, column) in canonical orientation; label k + 1 is class k of the model.
 """
@@ -34,7 +35,10 @@ from samcancer.modeling.slice_prediction import SlicePrediction
 _log = logging.getLogger(__name__)
 
 _HALF = 0.0
-"""Logit of the probability 0.5."""
+"""Logit of the probability 0.5, above which a network by itself marks a voxel."""
+
+_NO_CLASS = -torch.inf
+"""Logit that every class's exceeds."""
 
 _LEAST_WEIGHT = 1e-6
 """Of marked pixels in an interpolation; keeps a division finite."""
@@ -92,6 +96,7 @@ def predict_volume(
     slice_mm: float,
     is_lesion: Sequence[bool],
     thresholds: Tensor,
+    mask_thresholds: Tensor | None = None,
     maps: LabelMaps,
     options: EngineOptions,
     prompts: Sequence[SlicePrompt] = (),
@@ -112,6 +117,7 @@ def predict_volume(
         slice_mm: Distance of its slices.
         is_lesion: For each class, whether it is a lesion (else an organ).
         thresholds: (K,) presence thresholds.
+        mask_thresholds: (K,) logits above which a voxel is marked; None is probability 0.5 for all.
         maps: Arrays that receive the result.
         options: How to run.
         prompts: What a person said about single slices, all of them kept.
@@ -139,6 +145,7 @@ def predict_volume(
     lesion_classes = [k for k, lesion in enumerate(is_lesion) if lesion]
     organ_classes = [k for k, lesion in enumerate(is_lesion) if not lesion]
     thresholds = thresholds.to(device)
+    lowest = [_HALF] * len(is_lesion) if mask_thresholds is None else mask_thresholds.tolist()
     kept = range(len(volume_hu)) if kept is None else kept
     if len(kept) < len(volume_hu):
         on_slices(len(volume_hu) - len(kept))
@@ -163,11 +170,13 @@ def predict_volume(
         first = kept.start + chunk.start
         span = slice(first, first + len(chunk.logits))
         present = chunk.presence >= thresholds
-        lesions = _winners(chunk, present, lesion_classes, row, column)
+        lesions = _winners(chunk, present, lesion_classes, row, column, lowest)
         maps.lesions[span] = lesions.labels.cpu().numpy()
         _note_certainty(maps, lesions, first)
         if maps.organs is not None:
-            organs = _winners(chunk._replace(agreement=None), present, organ_classes, row, column)
+            organs = _winners(
+                chunk._replace(agreement=None), present, organ_classes, row, column, lowest
+            )
             maps.organs[span] = organs.labels.cpu().numpy()
         _write_probabilities(maps.probabilities, chunk, span, row, column)
         presence[span] = chunk.presence.cpu().numpy()
@@ -203,9 +212,14 @@ class _Winners(NamedTuple):
 
 
 def _winners(
-    chunk: SlicePrediction, present: Tensor, classes: Sequence[int], row: Tensor, column: Tensor
+    chunk: SlicePrediction,
+    present: Tensor,
+    classes: Sequence[int],
+    row: Tensor,
+    column: Tensor,
+    lowest: Sequence[float],
 ) -> _Winners:
-    """Return the most probable of ``classes`` above 0.5 of every voxel.
+    """Return the most probable of ``classes`` above its lowest logit of every voxel.
 
     Classes that are not present (n, K) in a slice have no voxel there.
     """
@@ -215,16 +229,16 @@ def _winners(
     best: Tensor | None = None
     agreement: Tensor | None = None
     for k in classes:
-        # Interpolation never exceeds the largest logit, so slices without one above 0 are done.
+        # Interpolation never exceeds the largest logit: slices without one high enough are done.
         slices = present[:, k].nonzero().flatten()
-        slices = slices[logits[slices, k].amax(dim=(1, 2)) > _HALF]
+        slices = slices[logits[slices, k].amax(dim=(1, 2)) > lowest[k]]
         if len(slices) == 0:
             continue
         if best is None:
-            best = torch.full(shape, _HALF, device=logits.device)
+            best = torch.full(shape, _NO_CLASS, device=logits.device)
             agreement = None if chunk.agreement is None else torch.zeros_like(best)
         upsampled = _upsampled(logits[slices, k], row, column)
-        wins = upsampled > best[slices]
+        wins = upsampled > best[slices].clamp(min=lowest[k])
         best[slices] = torch.where(wins, upsampled, best[slices])
         labels[slices] = labels[slices].masked_fill(wins, k + 1)
         if agreement is not None and chunk.agreement is not None:

@@ -23,6 +23,10 @@ UNCALIBRATED_THRESHOLD = 0.5
 """Presence threshold of a class for which none was calibrated."""
 
 
+MASK_THRESHOLD = 0.5
+"""Probability above which a voxel belongs to a class for which nothing else was calibrated."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One network of an ensemble and the HU window that its input is mapped by."""
@@ -77,6 +81,11 @@ def gate_logits(logits: Tensor, present: Tensor) -> Tensor:
 def threshold_vector(thresholds: Mapping[str, float], class_names: Sequence[str]) -> Tensor:
     """Return (K,) presence thresholds in the order of ``class_names``."""
     return torch.tensor([float(thresholds.get(n, UNCALIBRATED_THRESHOLD)) for n in class_names])
+
+
+def logit_thresholds(probabilities: Sequence[float]) -> Tensor:
+    """Return (n,) float32 logits of probability thresholds; a voxel is marked above its own."""
+    return torch.logit(torch.tensor(probabilities, dtype=torch.float64)).float()
 
 
 def _repeated(values: Tensor, count: int) -> Tensor:

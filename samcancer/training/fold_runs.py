@@ -1,17 +1,18 @@
 """The models of a cross-validation, each with the patients that it never saw.
 
-Pseudo labels and fusions are made by them: whatever a fold's model says of its own held-out
-patients is said of strangers. A model of another fold or store, or that trained on the patient, is
-refused.
+Pseudo labels, fusions and calibrations are made by them: whatever a fold's model says of its own
+held-out patients is said of strangers. A model of another fold or store, or that trained on the
+patient, is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from samcancer.config import Config
+from samcancer.config import Config, config_from_dict
 from samcancer.data.case_store import CaseStore
 from samcancer.data.folds import Folds, load_or_create_folds
 from samcancer.data.ledger import require_unseen
@@ -72,6 +73,34 @@ class FoldRuns:
                 patient, model.meta["training_patients"], case_id=case_id, teacher_fold=fold
             )
         return model
+
+    def require_like_folds(self, final: Mapping[str, Any], name: str) -> None:
+        """Refuse a final model that the figures of the folds say nothing about.
+
+        Args:
+            final: What the JSON of its checkpoint says.
+            name: Of its run folder.
+
+        Raises:
+            InputError: When it is of another store, network or window than the folds.
+        """
+        path = self.path / name
+        require_same_store(final["store_fingerprint"], self.store, path)
+        config = config_from_dict(final["config"])
+        pairs = {
+            "model": (config.model, self.config.model),
+            "data.inference_window_hu": (
+                config.data.inference_window_hu,
+                self.config.data.inference_window_hu,
+            ),
+        }
+        for what, (found, expected) in pairs.items():
+            if found != expected:
+                raise InputError(
+                    f"has another {what} in its configuration than its folds",
+                    path=path,
+                    mend="train the final model with the configuration of the folds",
+                )
 
 
 def open_fold_runs(store_folder: Path, runs: Path) -> FoldRuns:

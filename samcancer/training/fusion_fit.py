@@ -15,22 +15,20 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from samcancer.config import config_from_dict
 from samcancer.data.case_store import CaseStore
 from samcancer.errors import InputError
 from samcancer.modeling.fusion import ClassRule, combine_class
 from samcancer.modeling.predict import aligned
 from samcancer.training.checkpoint import LoadedModel, ModelBuilder
 from samcancer.training.devices import chosen_device
-from samcancer.training.fold_runs import FoldRuns, open_fold_runs, require_same_store
+from samcancer.training.fold_runs import FoldRuns, open_fold_runs
 from samcancer.training.fusion_file import copy_part, new_fusion_folder, write_fusion
 from samcancer.training.progress import tracked
 from samcancer.training.run import FINAL_NAME, FOLDS_NAME
@@ -111,7 +109,7 @@ def fit_fusion(
         system.require_models(folds)
     with new_fusion_folder(output):
         for index, system in enumerate(systems):
-            _require_like_folds(system, copy_part(output, index, system.path / name), name)
+            system.require_like_folds(copy_part(output, index, system.path / name), name)
         fit = _fit(systems, device=chosen_device(device), show_progress=show_progress, build=build)
         write_fusion(
             output,
@@ -211,27 +209,6 @@ def _require_alike(systems: Sequence[FoldRuns]) -> None:
                 f"splits the patients otherwise than {first.path / FOLDS_NAME}",
                 path=system.path / FOLDS_NAME,
                 mend="train the folds again beside a copy of that file",
-            )
-
-
-def _require_like_folds(system: FoldRuns, final: Mapping[str, Any], name: str) -> None:
-    """Refuse a final model that the figures of the folds say nothing about."""
-    path = system.path / name
-    require_same_store(final["store_fingerprint"], system.store, path)
-    config, folds = config_from_dict(final["config"]), system.config
-    pairs = {
-        "model": (config.model, folds.model),
-        "data.inference_window_hu": (
-            config.data.inference_window_hu,
-            folds.data.inference_window_hu,
-        ),
-    }
-    for what, (found, expected) in pairs.items():
-        if found != expected:
-            raise InputError(
-                f"has another {what} in its configuration than its folds",
-                path=path,
-                mend="train the final model with the configuration of the folds",
             )
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from samcancer.config import SLICE_CONTEXT, Config
 from samcancer.data.case_store import CaseStore
 from samcancer.data.dataset import unpack_bits
+from samcancer.modeling.chunks import SliceSource
 from samcancer.modeling.predict import predict_slices
 from samcancer.modeling.predict_options import PredictOptions
 from samcancer.modeling.slice_prediction import SlicePrediction
@@ -189,15 +190,29 @@ def predict_case(
     model: nn.Module, store: CaseStore, case_id: str, *, config: Config, device: torch.device
 ) -> Iterator[SlicePrediction]:
     """Yield what the network says about a stored case, not gated by presence."""
+    voxel_mm = store.cases[case_id].voxel_mm
+    padded = PaddedSlices(store, case_id)
+    return predict_padded(model, padded, voxel_mm=voxel_mm, config=config, device=device)
+
+
+def predict_padded(
+    model: nn.Module,
+    slices_hu: SliceSource,
+    *,
+    voxel_mm: tuple[float, float, float],
+    config: Config,
+    device: torch.device,
+) -> Iterator[SlicePrediction]:
+    """Yield what the network says about padded slices (Z + 4, S, S), not gated by presence."""
     batch = config.train.batch_size
     return predict_slices(
         model,
-        PaddedSlices(store, case_id),
+        slices_hu,
         window_hu=config.data.inference_window_hu,
         options=PredictOptions(
             batch=batch,
             patches_at_once=batch,
-            voxel_mm=store.cases[case_id].voxel_mm,
+            voxel_mm=voxel_mm,
             device=device,
             precision=config.train.precision,
         ),

@@ -24,7 +24,7 @@ CLASSES = ("liver_lesion", "kidney_lesion")
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "samcancer.inference.models.load_ensemble",
-        lambda paths, device, question: make_ensemble(),
+        lambda paths, **options: make_ensemble(),
     )
 
 

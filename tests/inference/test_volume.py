@@ -37,6 +37,7 @@ def predict(
     out: LabelMaps,
     is_lesion: tuple[bool, ...],
     thresholds: tuple[float, ...] | None = None,
+    mask_thresholds: tuple[float, ...] | None = None,
     **options: object,
 ) -> np.ndarray:
     return predict_volume(
@@ -46,6 +47,7 @@ def predict(
         slice_mm=2.0,
         is_lesion=is_lesion,
         thresholds=torch.tensor(thresholds or (0.0,) * len(is_lesion)),
+        mask_thresholds=None if mask_thresholds is None else torch.tensor(mask_thresholds),
         maps=out,
         options=EngineOptions(**options),  # type: ignore[arg-type]
     )
@@ -81,6 +83,27 @@ def test_a_tie_goes_to_the_first_class() -> None:
     volume, out = scan(), maps(scan())
     predict(ThresholdNet((200.0, 200.0)), volume, out, (True, True))
     assert set(np.unique(out.lesions)) == {0, 1}
+
+
+def test_a_voxel_goes_to_the_most_probable_class_among_those_above_their_threshold() -> None:
+    volume, out = scan(), maps(scan())
+    # Both classes have the logit 20 (HU - 200) / 2000: 2 in the outer box, 7 in the inner one.
+    predict(ThresholdNet((200.0, 200.0)), volume, out, (True, True), mask_thresholds=(4.0, 1.0))
+    assert dice(out.lesions == 1, volume == 900) > 0.9
+    assert dice(out.lesions == 2, volume == 400) > 0.9
+
+
+def test_half_of_the_probability_is_the_threshold_where_none_is_given() -> None:
+    volume, plain, same = scan(), maps(scan()), maps(scan())
+    predict(ThresholdNet((200.0, 650.0)), volume, plain, (True, True))
+    predict(ThresholdNet((200.0, 650.0)), volume, same, (True, True), mask_thresholds=(0.0, 0.0))
+    np.testing.assert_array_equal(plain.lesions, same.lesions)
+
+
+def test_a_threshold_that_nothing_exceeds_leaves_the_mask_empty() -> None:
+    volume, out = scan(), maps(scan())
+    predict(ThresholdNet((200.0,)), volume, out, (True,), mask_thresholds=(20.0,))
+    assert not out.lesions.any()
 
 
 def test_organs_go_to_their_own_map_whole() -> None:
