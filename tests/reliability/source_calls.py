@@ -43,6 +43,10 @@ class Found(NamedTuple):
     line: int
 
 
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
 Call = tuple[Found, ast.Call, set[str]]
 """Where, what, and the names that stand for temporaries there."""
 
@@ -75,15 +79,15 @@ def _within(node: ast.AST, function: str, safe: set[str]) -> Iterator[Call]:
     """Yield calls with the names that stand for temporaries where they are made."""
     for child in ast.iter_child_nodes(node):
         inner, known = function, safe
-        if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
+        if isinstance(child, (*FUNCTIONS, ast.ClassDef)):
             inner = f"{function}.{child.name}".lstrip(".")
-            known = safe | _temporaries(child) if isinstance(child, ast.FunctionDef) else safe
+            known = safe | _temporaries(child) if isinstance(child, FUNCTIONS) else safe
         if isinstance(child, ast.Call):
             yield Found(function, ast.unparse(child.func), child.lineno), child, safe
         yield from _within(child, inner, known)
 
 
-def _temporaries(function: ast.FunctionDef) -> set[str]:
+def _temporaries(function: Function) -> set[str]:
     """Return the names that a function binds to temporaries and to memory."""
     names = set()
     for node in ast.walk(function):
@@ -118,6 +122,8 @@ def _is_write(node: ast.Call, safe: set[str]) -> bool:
         return owner == "os" or (len(node.args) == 1 and not node.keywords)
     if name in NOT_FILES:
         return owner in NOT_FILES[name] and not (name == "dump" and len(node.args) < 2)
+    if name == "touch":  # Path.touch takes its mode by name
+        return not node.args
     if name == "safe_dump":
         return len(node.args) > 1
     if name == "memmap":

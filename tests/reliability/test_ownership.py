@@ -38,6 +38,8 @@ WRITERS = {
     "samcancer/pretrained/wheels.py": {
         "download_wheel": "a wheel in a folder of its own that is removed again"
     },
+    "samcancer/serve/archive.py": {"_unpack": "into the private folder of one upload, mode x"},
+    "samcancer/serve/workspace.py": {"open_workspace": "its own private folder, made locked"},
     "data_prep/lung_patients.py": {
         "_unpack_patient": "into a temporary folder",
         "_new_folder": "a temporary folder takes its place as a whole",
