@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,7 +37,6 @@ from real_store import make_store
 from test_catalogue_training import QUICK, label, train_fold
 from volume_fakes import save_by_itk
 
-from data_prep import prepare as preparing
 from samcancer import files
 from samcancer.files import LOCK_NAME, TEMPORARY_PREFIX
 from samcancer.volume_io import itk_formats, nifti
@@ -221,10 +218,7 @@ def test_a_writer_that_loses_voxels_in_silence_is_found_out(
 
 @provokes("SIGKILL", "prepare-slices")
 def test_a_killed_preparation_goes_on_to_the_same_bytes(tmp_path: Path, command: Command) -> None:
-    raw, store = tmp_path / "Phantom_Liver", tmp_path / "store"
-    for number in range(6):
-        hu = np.random.default_rng(number).integers(-1000, 1000, (30, 96, 96)).astype(np.int16)
-        add_case(raw, f"case{number}", hu=hu, values=(hu > 900).astype(np.uint8))
+    raw, store = raw_noise(tmp_path), tmp_path / "store"
     words = script("prepare_slices", "--input", raw, "--output", store, "--size", 16)
     words += ["--workers", "2", "--quiet"]
     kill_once(words, lambda: any(store.glob("cases/[!.]*.h5")))
@@ -277,35 +271,43 @@ def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     assert not list((tmp_path / "cut").rglob(f"{TEMPORARY_PREFIX}*"))
 
 
-def kill_first_child(known: set[int]) -> None:
-    """Kill the first worker that this process starts from now on."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        for child in multiprocessing.active_children():
-            if child.pid is not None and child.pid not in known:
-                os.kill(child.pid, signal.SIGKILL)
-                return
-        time.sleep(0.005)
+def raw_noise(folder: Path) -> Path:
+    """Write six cases that take a worker a while."""
+    raw = folder / "Phantom_Liver"
+    for number in range(6):
+        hu = np.random.default_rng(number).integers(-1000, 1000, (30, 96, 96)).astype(np.int16)
+        add_case(raw, f"case{number}", hu=hu, values=(hu > 900).astype(np.uint8))
+    return raw
 
 
 @provokes("worker death", "prepare-slices")
 def test_a_dead_worker_of_the_preparation_is_one_line_with_advice(
     tmp_path: Path, command: Command
 ) -> None:
-    raw, store = raw_cases(tmp_path, 4), tmp_path / "store"
-    known = {child.pid for child in multiprocessing.active_children() if child.pid is not None}
-    killer = threading.Thread(target=kill_first_child, args=(known,))
-    killer.start()
-    outcome = prepare(command, raw, store, "--workers", 2)
-    killer.join()
-    assert outcome.status == 2
-    assert len(outcome.lines) == 1
+    raw, store = raw_noise(tmp_path), tmp_path / "store"
+    words = ["--input", raw, "--output", store, "--size", 16, "--workers", 2, "--quiet"]
+    process = start(script("prepare_slices", *words), stderr=subprocess.PIPE)
+    deadline = time.monotonic() + PATIENCE_S
+    while not any(store.glob("cases/[!.]*.h5")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(worker_of(process.pid), signal.SIGKILL)
+    _, told = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 2, told
     expected = "error: a worker process died, most likely for lack of memory; finished cases are"
-    assert outcome.lines[0] == f"{expected} kept. Use fewer --workers."
-    assert not list(store.rglob(f"{TEMPORARY_PREFIX}*.json*"))
+    assert told.splitlines() == [f"{expected} kept. Use fewer --workers."]
     assert prepare(command, raw, store).status == 0
-    require_store(store, [f"case{number}" for number in range(4)])
-    assert preparing.SUMMARY_NAME in names_in(store)
+    require_store(store, [f"case{number}" for number in range(6)])
+
+
+def worker_of(pid: int) -> int:
+    """Return a worker of a process pool: a child that was spawned to work."""
+    return next(
+        child
+        for child in children_of(pid)
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    )
 
 
 @pytest.mark.slow
