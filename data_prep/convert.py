@@ -12,12 +12,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from data_prep.dicom_labels import read_dicom_label, series_of_label
 from data_prep.sources import SourceCase
 from samcancer.data.case_store import CaseInfo, case_file_bytes, verify_case_file, write_case
 from samcancer.data.store_index import content_sha256
@@ -25,8 +26,9 @@ from samcancer.errors import InputError
 from samcancer.files import sha256_of
 from samcancer.geometry import Geometry, canonicalise, require_same_grid
 from samcancer.inplane import InPlaneGrid, resize_mask, resize_slices
-from samcancer.taxonomy import DatasetSpec
+from samcancer.taxonomy import DatasetSpec, Taxonomy
 from samcancer.volume_io import CtVolume, LabelVolume, ReadOptions, read_ct, read_labels
+from samcancer.volume_io.formats import DICOM_SUFFIXES, is_dicom_file
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ class CaseJob:
     class_names: tuple[str, ...]
     size: int
     options: ReadOptions
+    taxonomy: Taxonomy
+    """Gives the names by which structures in DICOM are known."""
     known: CaseInfo | None
     """The index's entry; None for a new case."""
     verify: bool
@@ -124,21 +128,19 @@ class _Content:
 
 def _prepare(job: CaseJob) -> _Content:
     source = job.source
-    image = read_ct(source.image, job.options)
+    image = read_ct(source.image, job.options, series=_series(job))
     hu, canonical, _ = canonicalise(image.hu, image.geometry)
     hu = np.ascontiguousarray(hu)
     grid = in_plane_grid(canonical, job.size)
     slices_hu = resize_slices(hu, grid)
-    label = None if source.label is None else _read_label(source.label, image, job.options)
+    label = None if source.label is None else _read_label(source.label, image, job)
     annotated = tuple(name for name in job.class_names if name in source.annotates)
     label_bits = np.zeros(slices_hu.shape, np.uint32)
     voxels: dict[str, int] = {}
     lesions: dict[str, int] = {}
     if label is not None:
-        counts = require_known_values(label, source.dataset, source.annotates)
-        values = canonicalise(label.values, image.geometry)[0]
         for name in annotated:
-            mask = class_mask(values, counts, source.dataset, name)
+            mask = canonicalise(label.mask(name), image.geometry)[0]
             voxels[name], lesions[name] = int(mask.sum()), _count_components(mask)
             if voxels[name]:
                 bit = np.uint32(1 << job.class_names.index(name))
@@ -165,7 +167,7 @@ def _prepare(job: CaseJob) -> _Content:
         info=info,
         slices_hu=slices_hu,
         label_bits=label_bits,
-        warnings=image.warnings,
+        warnings=image.warnings + (label.warnings if label is not None else ()),
         voxels=hu.size,
     )
 
@@ -220,10 +222,45 @@ def class_mask(
     return mask
 
 
-def _read_label(path: Path, image: CtVolume, options: ReadOptions) -> LabelVolume:
-    label = read_labels(path, options)
+class _Label(Protocol):
+    """A label file, whatever its form."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+    def mask(self, class_name: str) -> NDArray[np.bool_]:
+        """Return where a class is, (Z, Y, X) on the image's grid as stored."""
+        ...
+
+
+@dataclass(frozen=True)
+class _LabelMap:
+    """A label map whose values the data set gives a meaning."""
+
+    values: NDArray[Any]
+    counts: Mapping[int, int]
+    dataset: DatasetSpec
+    warnings: tuple[str, ...] = ()
+
+    def mask(self, class_name: str) -> NDArray[np.bool_]:
+        return class_mask(self.values, self.counts, self.dataset, class_name)
+
+
+def _read_label(path: Path, image: CtVolume, job: CaseJob) -> _Label:
+    source = job.source
+    if is_dicom_file(path) or (path.suffix.lower() in DICOM_SUFFIXES and not path.exists()):
+        return read_dicom_label(
+            path,
+            image,
+            dataset=source.dataset,
+            annotates=source.annotates,
+            taxonomy=job.taxonomy,
+            threshold=job.options.seg_threshold,
+        )
+    label = read_labels(path, job.options)
     require_same_grid(image.geometry, label.geometry, image_path=image.path, label_path=path)
-    return label
+    counts = require_known_values(label, source.dataset, source.annotates)
+    return _LabelMap(label.values, counts, source.dataset)
 
 
 def _quote(counts: Mapping[int, int]) -> str:
@@ -261,7 +298,7 @@ def _require_same_source(job: CaseJob, known: CaseInfo) -> None:
     """Refuse to keep a finished case whose raw files or meaning are not what they were."""
     source = job.source
     differing = []
-    if source.image.is_file() and sha256_of(source.image) != known.source_sha256:
+    if source.image.exists() and _image_sha256(job) != known.source_sha256:
         differing.append("the image")
     label_sha256 = None if source.label is None else sha256_of(source.label)
     if label_sha256 != known.label_sha256:
@@ -278,6 +315,22 @@ def _require_same_source(job: CaseJob, known: CaseInfo) -> None:
             path=source.image,
             mend=f"delete {known.file} in the store to prepare it again",
         )
+
+
+def _series(job: CaseJob) -> str | None:
+    """Return the series of a DICOM folder that is asked for, or that the label was drawn on."""
+    image, label = job.source.image, job.source.label
+    if job.options.series is not None or label is None or not image.is_dir():
+        return job.options.series
+    return series_of_label(label, image)
+
+
+def _image_sha256(job: CaseJob) -> str:
+    if job.source.image.is_file():
+        return sha256_of(job.source.image)
+    from samcancer.volume_io.dicom import series_sha256
+
+    return series_sha256(job.source.image, series=_series(job))
 
 
 def _require_same_bytes(job: CaseJob, known: CaseInfo) -> None:

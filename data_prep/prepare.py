@@ -55,7 +55,13 @@ from samcancer.files import (
     write_json_atomic,
     write_text_atomic,
 )
-from samcancer.taxonomy import MAX_CLASSES, Taxonomy, load_taxonomy, taxonomy_from_yaml
+from samcancer.taxonomy import (
+    MAX_CLASSES,
+    DatasetSpec,
+    Taxonomy,
+    load_taxonomy,
+    taxonomy_from_yaml,
+)
 from samcancer.volume_io import ReadOptions
 
 _log = logging.getLogger(__name__)
@@ -122,7 +128,9 @@ def prepare(options: PrepareOptions, *, show_progress: bool = True) -> Summary:
         known = {info.case_id: info for info in read_index(options.output, drop_damaged=True)}
         write_index(options.output, known.values())
         _require_same_meaning(options.output, taxonomy, known)
-        jobs = [_job(options, store, source, known.get(source.case_id)) for source in sources]
+        jobs = [
+            _job(options, store, source, known.get(source.case_id), taxonomy) for source in sources
+        ]
         results = []
         for result in _tracked(_run(jobs, options.workers), len(jobs), show=show_progress):
             _log_result(result)
@@ -189,7 +197,7 @@ def _require_same_meaning(store: Path, taxonomy: Taxonomy, known: dict[str, Case
         for name in sorted({info.dataset for info in known.values()}):
             then = before.dataset(name)
             now = taxonomy.datasets.setdefault(name, then)
-            if (now.labels, now.annotates) != (then.labels, then.annotates):
+            if not _same_meaning(now, then, taxonomy):
                 raise InputError(
                     f"its cases of {name} were read with another table of labels",
                     path=store,
@@ -199,15 +207,33 @@ def _require_same_meaning(store: Path, taxonomy: Taxonomy, known: dict[str, Case
     write_text_atomic(path, text)
 
 
+def _same_meaning(now: DatasetSpec, then: DatasetSpec, taxonomy: Taxonomy) -> bool:
+    """Whether a case reads the same under both tables.
+
+    A structure may be added: a case that held one of an unknown name was refused. One that goes by
+    the name of a class was known without the table.
+    """
+    if (now.labels, now.annotates) != (then.labels, then.annotates):
+        return False
+    added = {name for name in now.structures if name not in then.structures}
+    kept = {name: names for name, names in now.structures.items() if name not in added}
+    return kept == then.structures and not any(map(taxonomy.find_class, added))
+
+
 def _job(
-    options: PrepareOptions, store: StoreInfo, source: SourceCase, known: CaseInfo | None
+    options: PrepareOptions,
+    store: StoreInfo,
+    source: SourceCase,
+    known: CaseInfo | None,
+    taxonomy: Taxonomy,
 ) -> CaseJob:
     return CaseJob(
         source=source,
         store=options.output,
         class_names=store.class_names,
         size=store.size,
-        options=options.reading,
+        options=dataclasses.replace(options.reading, series=source.series),
+        taxonomy=taxonomy,
         known=known,
         verify=options.verify,
     )

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 from samcancer.errors import InputError
+from samcancer.volume_io.dicom_files import DAMAGE, RE_COPY, quiet_pydicom
+from samcancer.volume_io.dicom_whole import require_whole
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -36,8 +37,17 @@ Mask = npt.NDArray[np.bool_]
 OFF_SLICE_TOLERANCE = 0.05
 """How far a contour may lie from the centre of its slice, in slice spacings."""
 
+_NEEDED = ("StructureSetROISequence", "ROIContourSequence")
+"""Without these a file is cut short."""
+
+_TAGS = ("Modality", "ReferencedFrameOfReferenceSequence", *_NEEDED)
+"""Every element that is read of a file."""
+
 _CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 """Contour types that enclose an area; points and open lines are refused."""
+
+_OTHER_TYPES = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
+"""Contour types that do not; any other value is free text and is not quoted."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,8 @@ class Region:
     frame_of_reference_uid: str | None
     contours_mm: tuple[Points, ...]
     """Closed contours, each (n, 3)."""
+    fault: InputError | None = None
+    """Why the region cannot be rasterised; other regions of the file still can."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,8 @@ class StructureSet:
 
     path: Path
     regions: tuple[Region, ...]
+    series_uid: str | None = None
+    """Series it was drawn on; None where the file does not name exactly one."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -83,17 +97,30 @@ def read_structure_set(path: Path) -> StructureSet:
     """Read an RTSTRUCT file.
 
     Raises:
-        InputError: When the file is not an RTSTRUCT or a contour is malformed.
+        InputError: When the file is not an RTSTRUCT, or is damaged. A malformed contour is an error
+            only once its region is rasterised.
     """
     try:
-        content = pydicom.dcmread(path)
-    except (InvalidDicomError, OSError, EOFError) as error:
-        raise InputError(f"not a readable DICOM file ({error})", path=path) from None
-    modality = content.get("Modality")
-    if modality != "RTSTRUCT":
+        with quiet_pydicom():
+            content = pydicom.dcmread(path, specific_tags=list(_TAGS))
+            regions, series = _read_regions(content, path), _series_of(content)
+            modality = content.get("Modality")
+    except InputError:
+        raise
+    except DAMAGE as error:
         raise InputError(
-            f"the modality is {modality!r}, not RTSTRUCT", path=path, mend="give the structure set"
-        )
+            f"not a readable DICOM file ({type(error).__name__})", path=path, mend=RE_COPY
+        ) from None
+    if modality != "RTSTRUCT":
+        raise InputError("is DICOM but no RTSTRUCT", path=path, mend="give the structure set")
+    require_whole(path)
+    missing = [name for name in _NEEDED if name not in content]
+    if missing:
+        raise InputError(f"has no {missing[0]}", path=path, mend=RE_COPY)
+    return StructureSet(path=path, regions=regions, series_uid=series)
+
+
+def _read_regions(content: Dataset, path: Path) -> tuple[Region, ...]:
     contours = {
         int(item.ReferencedROINumber): item for item in content.get("ROIContourSequence") or ()
     }
@@ -102,14 +129,21 @@ def read_structure_set(path: Path) -> StructureSet:
         item = contours.get(int(roi.ROINumber))
         name = str(roi.get("ROIName", ""))
         frame = roi.get("ReferencedFrameOfReferenceUID")
+        found: tuple[Points, ...] = ()
+        fault = None
+        try:
+            found = () if item is None else _read_contours(item, name, path)
+        except InputError as error:
+            fault = error
         regions.append(
             Region(
                 name=name,
                 frame_of_reference_uid=None if frame is None else str(frame),
-                contours_mm=() if item is None else _read_contours(item, name, path),
+                contours_mm=found,
+                fault=fault,
             )
         )
-    return StructureSet(path=path, regions=tuple(regions))
+    return tuple(regions)
 
 
 def rasterise(
@@ -131,10 +165,13 @@ def rasterise(
         (slice, row, column) mask, True where the voxel's centre is inside.
 
     Raises:
-        InputError: When the name is unknown, the frames of reference differ, a contour is not on
-            one slice of the grid or leaves it, or the region holds no voxel centre.
+        InputError: When the name is unknown, the frames of reference differ, a contour is
+            malformed, not on one slice of the grid or leaves it, or the region holds no voxel
+            centre.
     """
     region = structures.region(name)
+    if region.fault is not None:
+        raise region.fault
     if region.frame_of_reference_uid != frame_of_reference_uid:
         raise InputError(
             f"{name!r} refers to frame of reference {region.frame_of_reference_uid}, "
@@ -184,14 +221,26 @@ def fill_polygon(vertices: Points, shape: tuple[int, int]) -> Mask:
     return inside
 
 
+def _series_of(content: Dataset) -> str | None:
+    named = {
+        str(series.SeriesInstanceUID)
+        for frame in content.get("ReferencedFrameOfReferenceSequence") or ()
+        for study in frame.get("RTReferencedStudySequence") or ()
+        for series in study.get("RTReferencedSeriesSequence") or ()
+        if series.get("SeriesInstanceUID")
+    }
+    return named.pop() if len(named) == 1 else None
+
+
 def _read_contours(item: Dataset, name: str, path: Path) -> tuple[Points, ...]:
     contours = []
     for number, contour in enumerate(item.get("ContourSequence") or (), start=1):
         where = f"contour {number} of {name!r}"
         kind = str(contour.get("ContourGeometricType", ""))
         if kind not in _CLOSED_TYPES:
+            known = kind if kind in _OTHER_TYPES else "unknown"
             raise InputError(
-                f"{where} is of type {kind or 'unknown'}; only closed planar ones enclose voxels",
+                f"{where} is of type {known}; only closed planar ones enclose voxels",
                 path=path,
                 mend="export closed contours",
             )
@@ -199,6 +248,13 @@ def _read_contours(item: Dataset, name: str, path: Path) -> tuple[Points, ...]:
         if data.size == 0 or data.size % 3 or not np.isfinite(data).all():
             raise InputError(
                 f"{where} has {data.size} coordinates, not finite (x, y, z) triplets", path=path
+            )
+        stated = contour.get("NumberOfContourPoints")
+        if stated is not None and int(stated) != data.size // 3:
+            raise InputError(
+                f"{where} has {data.size // 3} points and says that it has {int(stated)}",
+                path=path,
+                mend=RE_COPY,
             )
         contours.append(data.reshape(-1, 3))
     return tuple(contours)

@@ -2,8 +2,9 @@
 
 nnU-Net: imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz, dataset.json (label name -> value)
 MSD:     imagesTr/CASE.nii.gz,      labelsTr/CASE.nii.gz, dataset.json (label value -> name)
-CSV:     a header with image and, as needed, label, patient, dataset, case, annotates;
-         paths are relative to the table
+CSV:     a header with image and, as needed, label, patient, dataset, case, annotates, series;
+         paths are relative to the table; an image may be the folder of a DICOM series, which
+         `series` names where the folder holds several, and a label a DICOM RTSTRUCT or SEG
 
 Beside dataset.json a table patients.csv (case, patient, and annotates where cases of a set differ
 in that) may say which scans are of one patient; without it every case is a patient of its own. A
@@ -24,12 +25,13 @@ from samcancer.errors import InputError
 from samcancer.files import is_safe_name, read_json
 from samcancer.taxonomy import DatasetSpec, Taxonomy
 from samcancer.volume_io import find_volumes, strip_volume_suffix
+from samcancer.volume_io.dicom_folders import folder_case_id
 
 PATIENTS_NAME = "patients.csv"
 
 DATASET_JSON = "dataset.json"
 
-CSV_COLUMNS = ("image", "label", "patient", "dataset", "case", "annotates")
+CSV_COLUMNS = ("image", "label", "patient", "dataset", "case", "annotates", "series")
 """Columns a table may have; only ``image`` is needed."""
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
@@ -47,6 +49,8 @@ class SourceCase:
     dataset: DatasetSpec
     annotates: tuple[str, ...]
     """Classes annotated in this case; empty without a label."""
+    series: str | None = None
+    """SeriesInstanceUID of the image, where its folder holds several."""
 
 
 def find_cases(
@@ -179,7 +183,9 @@ def _table_cases(path: Path, taxonomy: Taxonomy, dataset: str | None) -> list[So
             )
         image = path.parent / row["image"]
         label = path.parent / row["label"] if row.get("label") else None
-        case_id = row.get("case") or strip_volume_suffix(image)
+        case_id = row.get("case") or (
+            folder_case_id(image) if image.is_dir() else strip_volume_suffix(image)
+        )
         spec = taxonomy.dataset(name)
         cases.append(_case(case_id, image, label, row, spec, taxonomy))
     if not cases:
@@ -226,6 +232,7 @@ def _case(
         label=label,
         dataset=spec,
         annotates=_annotates(case_id, image, label, row, spec, taxonomy),
+        series=row.get("series") or None,
     )
 
 

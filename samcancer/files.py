@@ -203,22 +203,35 @@ def write_sealed_json(path: Path, content: Mapping[str, Any]) -> str:
     return _digest_of(content)
 
 
-def require_sealed(path: Path, content: dict[str, Any], *, mend: str) -> str:
-    """Refuse a JSON file that is not as :func:`write_sealed_json` left it; return its hash.
+def read_sealed_json(
+    path: Path, *, kind: str, key: str, version: int, mend: str
+) -> tuple[dict[str, Any], str]:
+    """Read what :func:`write_sealed_json` left; return it without its hash, and the hash.
 
     Args:
         path: Of the file.
-        content: What was read from it; the hash is taken out.
-        mend: What the message tells to do.
+        kind: What it is the JSON of, for messages.
+        key: What only that kind has.
+        version: Its ``format`` that can be read.
+        mend: What a message tells to do.
 
     Raises:
-        InputError: When any byte of the file has changed.
+        InputError: When the file is missing, of another kind or format, or any byte has changed.
     """
+    content = read_json(path)
+    if not isinstance(content, dict) or key not in content:
+        raise InputError(f"not the JSON of a {kind}", path=path, mend=mend)
+    if content.get("format") != version:
+        raise InputError(
+            f"{kind} format {content.get('format')!r}, this version reads {version}",
+            path=path,
+            mend=f"use the version of samcancer that wrote it, or {mend}",
+        )
     stated = content.pop("json_sha256", None)
     digest = _digest_of(content)
     if stated != digest or path.read_text(encoding="utf-8") != _sealed_text(content):
         raise InputError("was changed since it was written", path=path, mend=mend)
-    return digest
+    return content, digest
 
 
 def sha256_of(path: Path) -> str:

@@ -10,7 +10,6 @@ organ overlap, data overlap); the first four are settled here, the last in samca
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +19,7 @@ from typing import Any, Literal, cast, get_args
 from samcancer.config import WindowHu
 from samcancer.config.yaml_text import read_yaml
 from samcancer.errors import InputError
+from samcancer.taxonomy_checks import check_rules, require_unique
 
 Kind = Literal["organ", "lesion"]
 Keep = Literal["all", "largest"]
@@ -89,6 +89,9 @@ class DatasetSpec:
     annotates: tuple[str, ...]
     """Classes whose absence in a labelled case means absence in the patient."""
     aliases: tuple[str, ...] = ()
+    structures: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Name of a structure or segment in DICOM -> classes, in place of the classes' own names; an
+    empty tuple is a structure to ignore."""
     annotates_per_case: bool = False
     """Whether cases differ in what they annotate, so that each case has to say so."""
 
@@ -121,7 +124,7 @@ class Taxonomy:
         """Return a data set by its name or an alias, or None."""
         wanted = normalise_name(name)
         for spec in self.datasets.values():
-            if wanted in {normalise_name(n) for n in (spec.name, *spec.aliases)}:
+            if wanted in _keys(spec.name, *spec.aliases):
                 return spec
         return None
 
@@ -129,7 +132,7 @@ class Taxonomy:
         """Return a class by its name, title or an alias, or None."""
         wanted = normalise_name(name)
         for spec in self.classes.values():
-            if wanted in {normalise_name(n) for n in (spec.name, spec.title, *spec.aliases)}:
+            if wanted in _keys(spec.name, spec.title, *spec.aliases):
                 return spec
         return None
 
@@ -205,6 +208,7 @@ class Taxonomy:
                     "labels": {value: list(names) for value, names in spec.labels.items()},
                     "annotates": list(spec.annotates),
                     "aliases": list(spec.aliases),
+                    "structures": {name: list(names) for name, names in spec.structures.items()},
                     "annotates_per_case": spec.annotates_per_case,
                 }
                 for name, spec in self.datasets.items()
@@ -216,7 +220,12 @@ class Taxonomy:
 
 def normalise_name(name: str) -> str:
     """Return a name in lower case with single underscores between words."""
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    # A name without a Latin letter or digit would leave nothing to compare.
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or name.strip().lower()
+
+
+def _keys(*names: str) -> set[str]:
+    return {normalise_name(name) for name in names}
 
 
 def load_taxonomy(path: Path | None = None) -> Taxonomy:
@@ -335,11 +344,17 @@ def _class_to_dict(spec: ClassSpec) -> dict[str, Any]:
 
 def _dataset_from_dict(name: str, entry: Mapping[str, Any], classes: Taxonomy) -> DatasetSpec:
     values = dict(entry)
+    structures = {
+        str(key): _classes_in(names)
+        for key, names in (values.pop("structures", None) or {}).items()
+    }
+    if structures:
+        values.setdefault("labels", {})
     labels = {
-        _label_value(name, value): tuple([names] if isinstance(names, str) else names)
+        _label_value(name, value): _classes_in(names)
         for value, names in values.pop("labels").items()
     }
-    named = [c for names in labels.values() for c in names]
+    named = [c for names in (*labels.values(), *structures.values()) for c in names]
     annotates = values.pop("annotates", None)
     annotated = tuple(dict.fromkeys(named if annotates is None else annotates))
     for class_name in (*named, *annotated):
@@ -353,10 +368,15 @@ def _dataset_from_dict(name: str, entry: Mapping[str, Any], classes: Taxonomy) -
         name=name,
         title=values.pop("title", name),
         labels={v: classes.implied(names, annotated=annotated) for v, names in labels.items()},
+        structures=structures,
         annotates=annotated,
         aliases=tuple(values.pop("aliases", ())),
         **values,
     )
+
+
+def _classes_in(names: str | Iterable[str] | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
 
 
 def _label_value(name: str, value: Any) -> int:
@@ -374,13 +394,12 @@ def _check(taxonomy: Taxonomy) -> None:
         for other in (spec.organ, spec.left_counterpart, *spec.members):
             if other is not None and other not in taxonomy.classes:
                 raise ValueError(f"class {spec.name!r} names the unknown class {other!r}")
-    _check_rules(taxonomy.classes)
-    _require_unique(
-        "class", [(c.name, (c.name, c.title, *c.aliases)) for c in taxonomy.classes.values()]
-    )
-    _require_unique(
-        "data set", [(d.name, (d.name, *d.aliases)) for d in taxonomy.datasets.values()]
-    )
+    check_rules(taxonomy.classes)
+    classes, datasets = taxonomy.classes.values(), taxonomy.datasets.values()
+    require_unique("class", [(c.name, _keys(c.name, c.title, *c.aliases)) for c in classes])
+    require_unique("data set", [(d.name, _keys(d.name, *d.aliases)) for d in datasets])
+    for dataset in datasets:
+        require_unique("structure", [(name, _keys(name)) for name in dataset.structures])
     for set_name, names in taxonomy.class_sets.items():
         unknown = [n for n in names if n not in taxonomy.classes]
         if unknown or len(set(names)) != len(names) or not 0 < len(names) <= MAX_CLASSES:
@@ -388,32 +407,3 @@ def _check(taxonomy: Taxonomy) -> None:
                 f"class set {set_name!r} must hold 1 to {MAX_CLASSES} different known classes,"
                 f" got {unknown or list(names)!r}"
             )
-
-
-def _check_rules(classes: Mapping[str, ClassSpec]) -> None:
-    """Refuse rules of post-processing that could not be followed."""
-    lefts = [spec.left_counterpart for spec in classes.values()]
-    for spec in classes.values():
-        reach_mm, left = spec.postprocess.inside_organ_mm, spec.left_counterpart
-        if reach_mm is not None and (
-            spec.kind != "lesion" or spec.organ is None or not 0 <= reach_mm < math.inf
-        ):
-            raise ValueError(
-                f"class {spec.name!r} has inside_organ_mm {reach_mm!r}; a lesion with an organ"
-                " may have a length in mm"
-            )
-        if left is not None and (
-            spec.kind != classes[left].kind or spec.name in lefts or lefts.count(left) > 1
-        ):
-            raise ValueError(
-                f"class {spec.name!r} has left_counterpart {left!r}; a pair is of one kind and"
-                " shares no class with another pair"
-            )
-
-
-def _require_unique(what: str, entries: Sequence[tuple[str, tuple[str, ...]]]) -> None:
-    owner: dict[str, str] = {}
-    for name, names in entries:
-        for key in {normalise_name(n) for n in names}:
-            if owner.setdefault(key, name) != name:
-                raise ValueError(f"{what} name {key!r} belongs to both {owner[key]!r} and {name!r}")

@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
-    {"errors", "files", "config", "taxonomy", "geometry", "windowing", "resampling", "inplane"},
+    {
+        *("errors", "files", "config", "taxonomy", "taxonomy_checks", "geometry", "windowing"),
+        *("resampling", "inplane"),
+    },
     {"pretrained"},
     {"volume_io"},
     {"data"},

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,14 @@ from samcancer.files import (
     folder_lock,
     read_csv,
     read_json,
+    read_sealed_json,
     remove_stale_temporaries,
     require_writable_folder,
     sha256_of,
     text_of_csv,
     write_csv_atomic,
     write_json_atomic,
+    write_sealed_json,
     write_text_atomic,
 )
 
@@ -293,3 +296,17 @@ def test_what_is_no_such_table_is_refused(
 def test_a_folder_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_csv(tmp_path, required=("case",))
+
+
+def test_a_sealed_file_of_another_kind_or_format_is_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    digest = write_sealed_json(path, {"format": 1, "parts": []})
+    read = partial(read_sealed_json, path, kind="fusion", mend="fit it again")
+    assert read(key="parts", version=1) == ({"format": 1, "parts": []}, digest)
+    with pytest.raises(InputError, match=r"a\.json: not the JSON of a fusion\. Fit it again\."):
+        read(key="classes", version=1)
+    with pytest.raises(InputError, match="fusion format 1, this version reads 2"):
+        read(key="parts", version=2)
+    path.write_text(path.read_text().replace("[]", "[1]"))
+    with pytest.raises(InputError, match="was changed since it was written"):
+        read(key="parts", version=1)

@@ -33,7 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="FILE|DIR",
-        help="scans (NIfTI, MHA, NRRD), folders of scans, or DICOM folders",
+        help="scans (NIfTI, MHA, NRRD), folders of scans, DICOM folders (subfolders included) or "
+        "the DICOM files of a series",
+    )
+    parser.add_argument(
+        "--series",
+        metavar="UID",
+        help="SeriesInstanceUID to read where a DICOM folder holds several CT series",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="results")
     parser.add_argument(
@@ -177,7 +183,7 @@ def run(args: argparse.Namespace) -> int:
     from samcancer.commands.progress import scan_progress
     from samcancer.commands.view import write_result_pages
     from samcancer.files import require_writable_folder
-    from samcancer.inference.batch import find_scans, segment_scans
+    from samcancer.inference.batch import find_scans, named_dicom_files, segment_scans
     from samcancer.inference.models import load_ensemble
     from samcancer.inference.options import InferenceOptions
     from samcancer.inference.prompts import require_known_classes
@@ -191,7 +197,7 @@ def run(args: argparse.Namespace) -> int:
     require_writable_folder(args.output)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    scans = find_scans(args.input)
+    scans = find_scans(args.input, series=args.series)
     prompts = _prompts(args, list(scans))
     ensemble = load_ensemble(
         args.model, device=device, question=_question(args), use_calibration=args.calibration
@@ -214,7 +220,11 @@ def run(args: argparse.Namespace) -> int:
             stitch_device=args.stitch_device,
         ),
         read=ReadOptions(
-            affine=args.affine, nan_fill=args.nan_fill, nearest_rotation=args.nearest_rotation
+            affine=args.affine,
+            nan_fill=args.nan_fill,
+            nearest_rotation=args.nearest_rotation,
+            series=args.series,
+            files=named_dicom_files(args.input),
         ),
         merge_lesions=args.merge_lesions,
         per_class=args.per_class,

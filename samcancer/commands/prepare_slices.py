@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 
 DESCRIPTION = """\
-Reads raw data sets (nnU-Net v2 or MSD folders, or a CSV table of image, label, patient, dataset),
-checks every file, resizes slices in plane and writes one HDF5 file per case. What is finished is
-kept, so that the same command goes on where it stopped. Classes that a data set does not annotate
-are unknown in its cases."""
+Reads raw data sets (nnU-Net v2 or MSD folders, or a CSV table of image, label, patient, dataset;
+images may be folders of a DICOM series, labels DICOM RTSTRUCT or SEG files), checks every file,
+resizes slices in plane and writes one HDF5 file per case. What is finished is kept, so that the
+same command goes on where it stopped. Classes that a data set does not annotate are unknown in its
+cases."""
 
 EXAMPLE = "samcancer prepare-slices --input raw/Dataset901_Phantom_Liver --output store --size 256"
 
@@ -46,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nearest-rotation", action="store_true", help="read a sheared grid as an unsheared one"
     )
+    parser.add_argument(
+        "--seg-threshold",
+        type=float,
+        metavar="SHARE",
+        help="take a fractional DICOM SEG as labels: a pixel is inside from this share on",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,7 +75,10 @@ def run(args: argparse.Namespace) -> int:
         include_test=args.include_test,
         verify=args.verify,
         reading=ReadOptions(
-            affine=args.affine, nan_fill=args.nan_fill, nearest_rotation=args.nearest_rotation
+            affine=args.affine,
+            nan_fill=args.nan_fill,
+            nearest_rotation=args.nearest_rotation,
+            seg_threshold=args.seg_threshold,
         ),
     )
     summary = prepare(options, show_progress=not args.quiet)

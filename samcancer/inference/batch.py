@@ -34,8 +34,9 @@ from samcancer.inference.scan import (
     predict_scan,
     write_prediction,
 )
-from samcancer.volume_io import find_volumes, strip_volume_suffix
-from samcancer.volume_io.formats import volume_suffix
+from samcancer.volume_io import VOLUME_SUFFIXES, find_volumes, strip_volume_suffix
+from samcancer.volume_io.dicom_folders import find_dicom_folders, folder_case_id
+from samcancer.volume_io.formats import is_dicom_file, volume_suffix
 
 _log = logging.getLogger(__name__)
 
@@ -55,24 +56,31 @@ class BatchResult:
     """The same without any path, as a page may say it."""
 
 
-def find_scans(inputs: Iterable[Path]) -> dict[str, Path]:
+def find_scans(inputs: Iterable[Path], *, series: str | None = None) -> dict[str, Path]:
     """Return case id -> scan for files, folders of scans and DICOM folders, in order.
 
+    Args:
+        inputs: Volumes; DICOM files, which stand for their folder; folders, which are looked
+            through for DICOM series in subfolders too.
+        series: Of the DICOM folders below an input take those with this SeriesInstanceUID.
+
     Raises:
-        InputError: When an input is missing, a folder is empty, or two scans share a case id.
+        InputError: When an input is missing, a folder holds no scan, or volumes lie among DICOM
+            files, or two scans share a case id.
     """
     scans: dict[str, Path] = {}
     for given in inputs:
         if not given.exists():
             raise InputError("no such file or folder", path=given, mend="check --input")
-        for scan in _scans_of(given):
-            case_id = case_id_of(scan)
+        for case_id, scan in _scans_of(given, series):
             if not is_safe_name(case_id):
                 raise InputError(
                     f"{case_id!r} cannot be a case id, which results are named after",
                     path=scan,
                     mend="rename it",
                 )
+            if scans.get(case_id) == scan and given.is_file() and scan.is_dir():
+                continue  # another file of the same series
             if case_id in scans:
                 raise InputError(
                     f"has the case id {case_id!r}, as {scans[case_id]} has",
@@ -83,6 +91,11 @@ def find_scans(inputs: Iterable[Path]) -> dict[str, Path]:
     if not scans:
         raise InputError("no scans given")
     return scans
+
+
+def named_dicom_files(inputs: Iterable[Path]) -> frozenset[Path]:
+    """Return the single DICOM files among the inputs, for ``ReadOptions.files``."""
+    return frozenset(path.resolve() for path in inputs if is_dicom_file(path))
 
 
 def case_id_of(scan: Path) -> str:
@@ -230,11 +243,42 @@ class _Steps:
         return self.prompts.get(case_id, NO_PROMPTS)
 
 
-def _scans_of(given: Path) -> list[Path]:
-    """Return the volumes of a folder; a folder without any is taken as a DICOM series."""
-    if given.is_dir() and not any(volume_suffix(path) for path in given.iterdir()):
-        return [given.resolve()]
-    return find_volumes(given)
+def _scans_of(given: Path, series: str | None) -> list[tuple[str, Path]]:
+    """Return (case id, scan) of an input: its volumes, then its DICOM folders."""
+    if given.is_file() and not is_dicom_file(given):
+        return [(case_id_of(scan), scan) for scan in find_volumes(given)]
+    if given.is_file():
+        folder = given.resolve().parent
+        return [(folder_case_id(folder), folder)]
+    volumes = find_volumes(given) if any(map(volume_suffix, given.iterdir())) else []
+    loose = [path for path in given.iterdir() if is_dicom_file(path)]
+    if volumes and loose:
+        raise InputError(
+            f"holds {len(volumes)} volumes among {len(loose)} DICOM files",
+            path=given,
+            mend="name the files that you mean, or move one kind to a folder of its own",
+        )
+    found = find_dicom_folders(given, series=series)
+    folders = found.cases
+    if not volumes and not folders:
+        if not loose:
+            wanted = "no CT" if series is None else f"nothing of the series {series}"
+            where = f", and {wanted} in {len(found.left_out)} DICOM folders"
+            where = where if found.left_out else ""
+            raise InputError(
+                f"holds no {', '.join(VOLUME_SUFFIXES)} or DICOM file{where}",
+                path=given,
+                mend="name another folder",
+            )
+        folders = (given,)  # reading it says what it holds instead
+    if volumes and folders:
+        _log.info("%d volumes and %d DICOM folders are taken", len(volumes), len(folders))
+    if folders and (rest := set(found.left_out) - set(folders)):
+        what = "no CT slices" if series is None else "nothing of the series"
+        _log.warning("%d DICOM folders were left out: they hold %s", len(rest), what)
+    return [(case_id_of(scan), scan) for scan in volumes] + [
+        (folder_case_id(folder, below=given), folder.resolve()) for folder in folders
+    ]
 
 
 def _remove_stale_files(output: Path) -> None:
@@ -247,10 +291,9 @@ def _remove_stale_files(output: Path) -> None:
 
 
 def _one_line(error: Exception, scan: Path) -> str:
-    """Return what went wrong with a scan, whose name comes first in any case."""
+    """Return what is wrong, without the folders of the file, which may hold a patient's name."""
     if not isinstance(error, InputError):
         fact = f"unexpected {type(error).__name__} ({error})"
         error = InputError(fact, path=scan, mend="see the traceback with --debug")
-    elif error.path is None:
-        error = InputError(error.fact, path=scan, mend=error.mend)
-    return str(error)
+    path = error.path or scan
+    return str(InputError(error.fact, path=path.name, mend=error.mend))

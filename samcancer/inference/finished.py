@@ -14,7 +14,6 @@ from samcancer.inference.extras import are_whole
 from samcancer.inference.models import Ensemble
 from samcancer.inference.options import InferenceOptions
 from samcancer.inference.prompts import NO_PROMPTS, CasePrompts
-from samcancer.volume_io import read_ct
 from samcancer.volume_io.formats import volume_suffix
 
 REPORT_VERSION = 3
@@ -107,4 +106,8 @@ def mask_suffix(scan: Path) -> str:
 
 
 def _source_sha256(scan: Path, options: InferenceOptions) -> str:
-    return sha256_of(scan) if scan.is_file() else read_ct(scan, options.read).source_sha256
+    if scan.is_file():
+        return sha256_of(scan)
+    from samcancer.volume_io.dicom import series_sha256
+
+    return series_sha256(scan, series=options.read.series, files=options.read.files)

@@ -16,7 +16,7 @@ from typing import Any
 
 from samcancer import __version__
 from samcancer.errors import InputError
-from samcancer.files import read_json, require_sealed, write_sealed_json
+from samcancer.files import read_sealed_json, write_sealed_json
 
 CALIBRATION_NAME = "calibration.json"
 
@@ -90,16 +90,9 @@ def read_calibration(run: Path, *, model_sha256: str) -> Calibration | None:
     path = run / CALIBRATION_NAME
     if not path.exists():
         return None
-    content = read_json(path)
-    if not isinstance(content, dict) or "classes" not in content:
-        raise InputError("not the JSON of a calibration", path=path, mend=_MEND)
-    if content.get("format") != FORMAT_VERSION:
-        raise InputError(
-            f"calibration format {content.get('format')!r}, this version reads {FORMAT_VERSION}",
-            path=path,
-            mend=_MEND,
-        )
-    sha256 = require_sealed(path, content, mend=_MEND)
+    content, sha256 = read_sealed_json(
+        path, kind="calibration", key="max_fp_scans", version=FORMAT_VERSION, mend=_MEND
+    )
     if content["safetensors_sha256"] != model_sha256:
         raise InputError("was fitted for other weights than these", path=path, mend=_MEND)
     classes = {name: ClassThresholds(**values) for name, values in content["classes"].items()}

@@ -31,8 +31,7 @@ from samcancer.config.yaml_text import parse_yaml
 from samcancer.errors import InputError
 from samcancer.files import (
     atomic_path,
-    read_json,
-    require_sealed,
+    read_sealed_json,
     sha256_of,
     write_sealed_json,
     write_text_atomic,
@@ -244,16 +243,13 @@ def read_checkpoint_meta(stem: Path) -> dict[str, Any]:
         InputError: When it is missing, changed since it was written, or of another format.
     """
     path = json_path(stem)
-    content = read_json(path)
-    if not isinstance(content, dict) or "safetensors_sha256" not in content:
-        raise InputError("not the JSON of a checkpoint", path=path, mend=_RETRAIN)
-    if content.get("format") != FORMAT_VERSION:
-        raise InputError(
-            f"checkpoint format {content.get('format')!r}, this version reads {FORMAT_VERSION}",
-            path=path,
-            mend="use the version of samcancer that wrote it",
-        )
-    require_sealed(path, content, mend="copy it again, or train again")
+    content, _ = read_sealed_json(
+        path,
+        kind="checkpoint",
+        key="frozen_sha256",
+        version=FORMAT_VERSION,
+        mend="copy it again, or train again",
+    )
     _require_fields(content, path)
     return content
 

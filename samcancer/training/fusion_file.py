@@ -23,8 +23,8 @@ from samcancer.errors import InputError
 from samcancer.files import (
     folder_lock,
     read_json,
+    read_sealed_json,
     remove_stale_temporaries,
-    require_sealed,
     sha256_of,
     write_sealed_json,
 )
@@ -147,7 +147,9 @@ def load_fusion(
     Raises:
         InputError: When any file is missing, damaged, changed, or not the one that was fitted.
     """
-    meta, sha256 = _read(folder / FUSION_NAME)
+    meta, sha256 = read_sealed_json(
+        folder / FUSION_NAME, kind="fusion", key="parts", version=FORMAT_VERSION, mend=_MEND
+    )
     names = tuple(meta["class_names"])
     parts = []
     for index, stated in enumerate(meta["parts"]):
@@ -166,19 +168,6 @@ def load_fusion(
         meta=meta,
         sha256=sha256,
     )
-
-
-def _read(path: Path) -> tuple[dict[str, Any], str]:
-    content = read_json(path)
-    if not isinstance(content, dict) or "classes" not in content:
-        raise InputError("not the JSON of a fusion", path=path, mend=_MEND)
-    if content.get("format") != FORMAT_VERSION:
-        raise InputError(
-            f"fusion format {content.get('format')!r}, this version reads {FORMAT_VERSION}",
-            path=path,
-            mend="use the version of samcancer that wrote it",
-        )
-    return content, require_sealed(path, content, mend=_MEND)
 
 
 def _member(part: LoadedModel) -> Member:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ from samcancer.files import sha256_of
 from samcancer.geometry import Geometry
 from samcancer.volume_io.dicom_files import (
     RE_EXPORT,
+    TRANSFER_SYNTAX,
     Tags,
+    needs_own_process,
     numbers_of,
     read_slice_hu,
     read_tags,
@@ -68,22 +72,28 @@ class _Slice:
     """ImagesInAcquisition; 0 where the header does not say."""
     frame: str
     """FrameOfReferenceUID; empty where the header does not say."""
+    lossy: bool
+    """Whether its pixels were compressed with a loss, now or before."""
+    packed: bool
+    """Whether its pixels are decoded in a process of their own."""
 
 
-def read_dicom_ct(folder: Path, *, series: str | None = None) -> CtVolume:
+def read_dicom_ct(
+    folder: Path, *, series: str | None = None, files: Collection[Path] = ()
+) -> CtVolume:
     """Read the CT series of a folder.
 
     Args:
         folder: Holds the series' files, and possibly other DICOM objects; subfolders are not read.
-        series: SeriesInstanceUID, needed when the folder holds several CT series.
+        series: SeriesInstanceUID, needed when the folder holds several CT series; the only way to
+            read a series of derived images.
+        files: Files named one by one, resolved. If any lie in the folder, only these are read.
 
     Raises:
         InputError: When there is no series or no single one, or slices are missing, double,
             tilted, of different sizes, or cannot be decoded.
     """
-    found, others = _find_series(folder)
-    slices = _choose_series(found, others, series, folder)
-    ordered, step_mm = _order(slices, folder)
+    ordered, step_mm, others = _ordered_series(folder, series, files)
     first = ordered[0]
     row_mm, column_mm = (float(v) for v in first.pixel_mm)
     geometry = Geometry(
@@ -93,18 +103,58 @@ def read_dicom_ct(folder: Path, *, series: str | None = None) -> CtVolume:
         tuple(float(v) for v in _axes(first).ravel()),
     )
     hu = np.empty(geometry.shape, np.int16)
-    for index, item in enumerate(ordered):
-        hu[index] = read_slice_hu(item.path, item.shape)
-    digest = hashlib.sha256("".join(sha256_of(item.path) for item in ordered).encode()).hexdigest()
+    with ExitStack() as stack:
+        read = read_slice_hu
+        if any(item.packed for item in ordered):
+            from samcancer.volume_io.dicom_worker import decoding_process
+
+            read = stack.enter_context(decoding_process()).slice_hu
+        for index, item in enumerate(ordered):
+            hu[index] = read(item.path, item.shape)
     told = _warnings(ordered, others)
-    files = tuple(item.path for item in ordered)
-    return CtVolume(hu, geometry, folder, digest, told, "dicom", files)
+    paths = tuple(item.path for item in ordered)
+    return CtVolume(hu, geometry, folder, _sha256_of(ordered), told, "dicom", paths)
+
+
+def series_sha256(folder: Path, *, series: str | None = None, files: Collection[Path] = ()) -> str:
+    """Return the ``source_sha256`` that reading the series gives, without decoding a pixel.
+
+    Raises:
+        InputError: As :func:`read_dicom_ct`.
+    """
+    return _sha256_of(_ordered_series(folder, series, files)[0])
+
+
+def ct_series_of(folder: Path) -> set[str]:
+    """Return the SeriesInstanceUIDs of a folder's CT slices, derived ones included.
+
+    Raises:
+        InputError: When a file is damaged.
+    """
+    found = set()
+    for path in _files_of(folder):
+        tags = read_tags(path)
+        if tags is not None and _why_not_a_slice(tags) in (None, _DERIVED):
+            found.add(str(tags["SeriesInstanceUID"] or ""))
+    return found
+
+
+def holds_ct(folder: Path) -> bool:
+    """Whether any file of a folder is a CT slice that is read unasked.
+
+    Raises:
+        InputError: When a file before the first such slice is damaged.
+    """
+    headers = (read_tags(path) for path in _files_of(folder))
+    return any(tags is not None and _why_not_a_slice(tags) is None for tags in headers)
 
 
 def _warnings(slices: list[_Slice], others: dict[str, int]) -> tuple[str, ...]:
     told = []
     if others:
         told.append(f"other files in the folder were left out: {_listed_others(others)}")
+    if lossy := sum(item.lossy for item in slices):
+        told.append(f"{lossy} of {len(slices)} slices were compressed with a loss")
     numbers = [item.number for item in slices if item.number is not None]
     announced = max(item.announced for item in slices)
     if announced > len(slices):
@@ -120,20 +170,46 @@ def _axes(item: _Slice) -> NDArray[np.float64]:
     return nearest_rotation_of(np.stack([row, column, np.cross(row, column)], axis=1))
 
 
-def _find_series(folder: Path) -> tuple[dict[str, list[_Slice]], dict[str, int]]:
-    """CT slices by series, and how many files of what kind are left out."""
+def _ordered_series(
+    folder: Path, series: str | None, files: Collection[Path]
+) -> tuple[list[_Slice], float, dict[str, int]]:
+    """Return the slices along their normal, their distance in mm, and what is left out."""
+    found, others, derived = _find_series(_files_of(folder, files), series)
+    slices = _choose_series(found, others, derived, series=series, folder=folder)
+    return *_order(slices, folder), others
+
+
+def _sha256_of(ordered: list[_Slice]) -> str:
+    return hashlib.sha256("".join(sha256_of(item.path) for item in ordered).encode()).hexdigest()
+
+
+def _files_of(folder: Path, files: Collection[Path] = ()) -> list[Path]:
+    inside = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    named = [p for p in inside if p.resolve() in files] if files else []
+    return named or inside
+
+
+def _find_series(
+    paths: Iterable[Path], wanted: str | None
+) -> tuple[dict[str, list[_Slice]], dict[str, int], set[str]]:
+    """CT slices by series, how many files of what kind are left out, and series of derived ones."""
     found: dict[str, list[_Slice]] = defaultdict(list)
     others: dict[str, int] = defaultdict(int)
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+    derived: set[str] = set()
+    for path in paths:
         tags = read_tags(path)
         reason = "not DICOM" if tags is None else _why_not_a_slice(tags)
+        if tags is not None and reason == _DERIVED and tags["SeriesInstanceUID"] == wanted:
+            reason = None
         if tags is None or reason is not None:
             others[reason or ""] += 1
+            if tags is not None and reason == _DERIVED:
+                derived.add(str(tags["SeriesInstanceUID"] or "without UID"))
         else:
             if not tags["SeriesInstanceUID"]:
                 raise InputError("has no SeriesInstanceUID", path=path, mend=RE_EXPORT)
             found[str(tags["SeriesInstanceUID"])].append(_placed(path, tags))
-    return found, others
+    return found, others, derived
 
 
 def _listed_others(others: dict[str, int]) -> str:
@@ -147,8 +223,8 @@ def _why_not_a_slice(tags: Tags) -> str | None:
     kinds = [str(v).upper() for v in _several(tags["ImageType"])]
     if "LOCALIZER" in kinds or "SCOUT" in kinds:
         return "localizer"
-    if "SECONDARY" in kinds and "AXIAL" not in kinds:
-        return "derived image"
+    if ("SECONDARY" in kinds and "AXIAL" not in kinds) or _MADE_OF_SLICES & set(kinds):
+        return _DERIVED
     return None
 
 
@@ -157,6 +233,14 @@ def _several(value: Any) -> list[Any]:
         return []
     return [value] if isinstance(value, str) else list(value)
 
+
+_DERIVED = "derived image"
+
+_MADE_OF_SLICES = {
+    "MPR", "CSA MPR", "CSA RESAMPLED", "REFORMATTED", "PROJECTION IMAGE", "MIP", "MINIP", "AVERAGE",
+    "VRT", "VOLREN", "SSD", "CPR", "CURVED", "BATCH", "SCREENSHOT", "SCREEN SAVE",
+}  # fmt: skip
+"""Values of ImageType of images that were computed from a series of slices."""
 
 _NAMED_MODALITIES = (
     "RTSTRUCT", "RTPLAN", "RTDOSE", "SEG", "SR", "MR", "PT", "PR", "REG", "KO", "OT",
@@ -188,28 +272,65 @@ def _placed(path: Path, tags: Tags) -> _Slice:
         whole_number_of(tags, "InstanceNumber", path),
         whole_number_of(tags, "ImagesInAcquisition", path) or 0,
         str(tags["FrameOfReferenceUID"] or ""),
+        tags["LossyImageCompression"] == "01",
+        needs_own_process(tags[TRANSFER_SYNTAX]),
     )
 
 
 def _choose_series(
-    found: dict[str, list[_Slice]], others: dict[str, int], series: str | None, folder: Path
+    found: dict[str, list[_Slice]],
+    others: dict[str, int],
+    derived: set[str],
+    *,
+    series: str | None,
+    folder: Path,
 ) -> list[_Slice]:
     if not found:
         instead = f", only {_listed_others(others)}" if others else ""
-        raise InputError(f"holds no CT slices in DICOM{instead}", path=folder,
-                         mend="name another folder")  # fmt: skip
-    listed = "; ".join(f"{uid} ({len(items)} slices)" for uid, items in sorted(found.items()))
+        if not derived:
+            mend = "name another folder"
+        else:
+            listed = _some(sorted(derived))
+            mend = f"name another folder, or choose a derived series with --series: {listed}"
+        raise InputError(f"holds no CT slices in DICOM{instead}", path=folder, mend=mend)
+    listed = "; ".join(f"{uid} ({_described(items)})" for uid, items in sorted(found.items()))
     if series is not None:
         if series not in found:
             raise InputError(
                 f"has no series {series}, only {listed}", path=folder, mend="choose one of these"
             )
+        if rest := sum(len(items) for uid, items in found.items() if uid != series):
+            others["of another CT series"] = rest
         return found[series]
     if len(found) > 1:
         raise InputError(
-            f"holds {len(found)} CT series: {listed}", path=folder, mend="choose one with --series"
+            f"holds {len(found)} CT series: {listed}",
+            path=folder,
+            mend="choose one with --series, or in the column series of a table",
         )
     return next(iter(found.values()))
+
+
+def _described(slices: list[_Slice]) -> str:
+    """Say what a series is in numbers and words of our own; its description may hold names."""
+    first = slices[0]
+    normal = np.cross(*first.cosines)
+    axis = int(np.argmax(np.abs(normal)))
+    tilt = math.degrees(math.acos(min(1.0, float(np.abs(normal[axis])))))
+    plane = _PLANES[axis] if tilt < _OBLIQUE_DEGREES else "oblique"
+    places = np.unique([float(item.position_mm @ normal) for item in slices])
+    step = f" x {float(np.median(np.diff(places))):.3g}" if len(places) > 1 else ""
+    return (
+        f"{len(slices)} slices, {plane}, {first.shape[0]} x {first.shape[1]} pixels, voxels of "
+        f"{first.pixel_mm[1]:.3g} x {first.pixel_mm[0]:.3g}{step} mm"
+    )
+
+
+_PLANES = ("sagittal", "coronal", "axial")
+"""By the axis of the patient that a slice is perpendicular to."""
+
+_OBLIQUE_DEGREES = 10.0
+"""From here on a plane is called oblique."""
 
 
 def _order(slices: list[_Slice], folder: Path) -> tuple[list[_Slice], float]:

@@ -15,17 +15,22 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import JPEGExtended12Bit, RLELossless
 
 from samcancer.errors import InputError
+from samcancer.volume_io.formats import DICOM_SUFFIXES
 from samcancer.volume_io.quiet import quiet_dicom_libraries
 
 HEADER_TAGS = (
     "Modality", "ImageType", "SeriesInstanceUID", "FrameOfReferenceUID", "InstanceNumber",
     "ImagesInAcquisition",
     "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "ImagePositionPatient",
-    "ImageOrientationPatient",
+    "ImageOrientationPatient", "LossyImageCompression",
 )  # fmt: skip
 """Every tag that is read of a header."""
+
+TRANSFER_SYNTAX = "TransferSyntaxUID"
+"""How the file is encoded, which stands before the header."""
 
 SCALING_TAGS = ("RescaleSlope", "RescaleIntercept", "RescaleType")
 """Every tag that is read with the pixels, but for those that say how they are stored."""
@@ -43,8 +48,11 @@ RE_EXPORT = "export the series again"
 _HU_TYPES = ("HU", "US", "HU_MOD")
 """Values of RescaleType that mean HU or nothing in particular."""
 
-_DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
-"""Files named so that are not DICOM are damaged slices, not files that lie beside."""
+_DECODER_PACKAGE = "python-gdcm"
+"""Decodes JPEG, JPEG-LS and JPEG 2000; pydicom itself decodes RLE and deflated files."""
+
+_OTHER_DECODER_PACKAGES = "pylibjpeg pylibjpeg-openjpeg"
+"""Decode what it does not, such as High-Throughput JPEG 2000."""
 
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 """SOP class of a DICOMDIR, the one common object that has no Modality."""
@@ -64,7 +72,7 @@ quiet_pydicom = quiet_dicom_libraries
 
 
 def read_tags(path: Path) -> Tags | None:
-    """Read HEADER_TAGS of a file; None for a file that is not DICOM.
+    """Read HEADER_TAGS and TRANSFER_SYNTAX of a file; None for a file that is not DICOM.
 
     Raises:
         InputError: When the file is empty, damaged or cut short.
@@ -75,9 +83,11 @@ def read_tags(path: Path) -> Tags | None:
         with quiet_pydicom():
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
             tags = {name: header.get(name) for name in HEADER_TAGS}
+            tags[TRANSFER_SYNTAX] = header.file_meta.get(TRANSFER_SYNTAX)
             kind = header.file_meta.get("MediaStorageSOPClassUID")
     except InvalidDicomError:
-        if path.suffix.lower() in _DICOM_SUFFIXES:
+        # A file named so is a damaged slice, not one that lies beside.
+        if path.suffix.lower() in DICOM_SUFFIXES:
             raise InputError("is not DICOM", path=path, mend=RE_COPY) from None
         return None
     except DAMAGE as error:
@@ -88,6 +98,35 @@ def read_tags(path: Path) -> Tags | None:
         raise InputError("its DICOM header is cut short: it has no Modality", path=path,
                          mend="re-copy the file or take it out of the folder")  # fmt: skip
     return tags
+
+
+def needs_own_process(syntax: Any) -> bool:
+    """Whether pixels of a transfer syntax are decoded by a library that may end the process."""
+    packed = syntax is not None and syntax.is_transfer_syntax and syntax.is_encapsulated
+    return bool(packed and syntax != RLELossless)
+
+
+def same_patient(first: Path, second: Path) -> bool:
+    """Whether two DICOM files may be of one patient: False only where both state a PatientID.
+
+    The ids are compared here and go nowhere else.
+
+    Raises:
+        InputError: When a header is damaged.
+    """
+    one, other = (_patient_id(path) for path in (first, second))
+    return not one or not other or one == other
+
+
+def _patient_id(path: Path) -> str:
+    try:
+        with quiet_pydicom():
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
+            return str(header.get("PatientID") or "").strip()
+    except DAMAGE as error:
+        raise InputError(
+            f"its DICOM header is damaged ({type(error).__name__})", path=path, mend=RE_COPY
+        ) from None
 
 
 def read_slice_hu(path: Path, shape: tuple[int, int]) -> NDArray[np.int16]:
@@ -154,13 +193,30 @@ def refuse_pixels(error: Exception, syntax: Any, path: Path) -> NoReturn:
         InputError: Always, naming the syntax and the package that decodes it where that is at
             fault.
     """
-    known = syntax is not None and syntax.is_transfer_syntax
-    if isinstance(error, (RuntimeError, ImportError)) and known and syntax.is_compressed:
+    if syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed:
+        from pydicom.pixels.decoders.base import get_decoder  # loads every decoder there is
+
+        how = f"its pixels are compressed as {syntax.name} ({syntax})"
+        try:
+            if syntax == JPEGExtended12Bit:  # pydicom asks GDCM for 8 bits of it only
+                raise NotImplementedError
+            decoder = get_decoder(syntax)
+        except NotImplementedError:
+            raise InputError(
+                f"{how}, which neither pydicom nor {_DECODER_PACKAGE} decodes",
+                path=path,
+                mend="export the series uncompressed",
+            ) from None
+        if not decoder.is_available:
+            wanted = " ".join(decoder.missing_dependencies)
+            packages = _DECODER_PACKAGE if "gdcm" in wanted else _OTHER_DECODER_PACKAGES
+            raise InputError(
+                f"{how}, which nothing installed here decodes",
+                path=path,
+                mend=f"pip install {packages}",
+            ) from None
         raise InputError(
-            f"its pixels are compressed as {syntax.name} ({syntax}) and cannot be decoded here "
-            f"({type(error).__name__})",
-            path=path,
-            mend="pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg",
+            f"{how} and cannot be decoded ({type(error).__name__})", path=path, mend=RE_COPY
         ) from None
     raise InputError(
         f"its pixels are missing or cut short ({type(error).__name__})",

@@ -9,7 +9,7 @@ only segment labels, codes, UIDs and numbers are ever taken.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ from samcancer.volume_io.dicom_files import (
     DAMAGE,
     RE_COPY,
     RE_EXPORT,
+    TRANSFER_SYNTAX,
+    needs_own_process,
     numbers_of,
     quiet_pydicom,
     refuse_pixels,
@@ -124,7 +126,7 @@ class Segmentation:
         mask = np.zeros(geometry.shape, np.bool_)
         places: set[tuple[int, ...]] = set()
         frames = [f for f in self._frames if f.segment in (number, None)]
-        for frame in frames:
+        for frame, pixels in zip(frames, self._pixels(frames), strict=True):
             lattice = _voxels_of(frame, geometry, self)
             if (place := tuple(int(v) for v in lattice.ravel())) in places:
                 raise InputError(
@@ -134,32 +136,23 @@ class Segmentation:
                 )
             places.add(place)
             first, row_step, column_step = lattice
-            rows, columns = np.nonzero(self._chosen(self._pixels(frame), number))
+            rows, columns = np.nonzero(self._chosen(pixels, number))
             voxels = first + rows[:, None] * row_step + columns[:, None] * column_step
             _require_inside(voxels, geometry, frame, self.path)
             mask[voxels[:, 2], voxels[:, 1], voxels[:, 0]] = True
         return mask
 
-    def _pixels(self, frame: _Frame) -> NDArray[Any]:
-        """Decode one frame, (rows, columns)."""
-        syntax: Any = None
-        try:
-            with quiet_pydicom():
-                syntax = self._content.file_meta.TransferSyntaxUID
-                if self._content.BitsAllocated == 1 and not syntax.is_encapsulated:
-                    return self._bits(frame.index)
-                return get_decoder(syntax).as_array(self._content, index=frame.index, raw=True)[0]
-        except DAMAGE as error:
-            refuse_pixels(error, syntax, self.path)
+    def _pixels(self, frames: Sequence[_Frame]) -> Iterator[NDArray[Any]]:
+        """Decode frames one by one, (rows, columns) each."""
+        syntax = getattr(self._content.file_meta, TRANSFER_SYNTAX, None)
+        if frames and needs_own_process(syntax):
+            from samcancer.volume_io.dicom_worker import decoding_process
 
-    def _bits(self, index: int) -> NDArray[np.uint8]:
-        """Unpack a frame of single bits; frames follow one another within a byte (PS3.5 8.1.1)."""
-        rows, columns = self.shape
-        first = index * rows * columns
-        last = first + rows * columns
-        packed = np.frombuffer(self._content.PixelData, np.uint8)[first // 8 : -(-last // 8)]
-        bits = np.unpackbits(packed, bitorder="little")[first % 8 :][: rows * columns]
-        return bits.reshape(rows, columns)
+            with decoding_process() as process:
+                yield from process.frames(self.path, [frame.index for frame in frames])
+            return
+        for frame in frames:
+            yield _decode(self._content, frame.index, self.path)
 
     def _chosen(self, pixels: NDArray[Any], number: int) -> NDArray[np.bool_]:
         if self.kind == LABELMAP:
@@ -229,6 +222,38 @@ def read_segmentation(path: Path, *, threshold: float | None = None) -> Segmenta
         _content=content,
         _threshold=threshold,
     )
+
+
+def decode_frames(path: Path, indices: Sequence[int]) -> NDArray[Any]:
+    """Return (n, rows, columns): some frames of a segmentation, as stored.
+
+    Raises:
+        InputError: When they cannot be decoded.
+    """
+    content = _read(path)
+    return np.stack([_decode(content, index, path) for index in indices])
+
+
+def _decode(content: Dataset, index: int, path: Path) -> NDArray[Any]:
+    syntax: Any = None
+    try:
+        with quiet_pydicom():
+            syntax = content.file_meta.TransferSyntaxUID
+            if content.BitsAllocated == 1 and not syntax.is_encapsulated:
+                return _bits(content, index)
+            return get_decoder(syntax).as_array(content, index=index, raw=True)[0]
+    except DAMAGE as error:
+        refuse_pixels(error, syntax, path)
+
+
+def _bits(content: Dataset, index: int) -> NDArray[np.uint8]:
+    """Unpack a frame of single bits; frames follow one another within a byte (PS3.5 8.1.1)."""
+    rows, columns = int(content.Rows), int(content.Columns)
+    first = index * rows * columns
+    last = first + rows * columns
+    packed = np.frombuffer(content.PixelData, np.uint8)[first // 8 : -(-last // 8)]
+    bits = np.unpackbits(packed, bitorder="little")[first % 8 :][: rows * columns]
+    return bits.reshape(rows, columns)
 
 
 def _voxels_of(frame: _Frame, geometry: Geometry, segmentation: Segmentation) -> NDArray[np.intp]:

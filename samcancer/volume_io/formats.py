@@ -16,6 +16,12 @@ VOLUME_SUFFIXES: dict[str, FileFormat] = {
 }
 """Endings of the files that can be read and written."""
 
+DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
+"""Endings of DICOM files; many have none."""
+
+DICOM_DIRECTORY = "DICOMDIR"
+"""Name of the table of contents of a medium; it is DICOM but no image."""
+
 _HEAD_BYTES = 512
 
 _GZIP = b"\x1f\x8b"
@@ -76,6 +82,21 @@ def find_volumes(path: Path) -> list[Path]:
             f"holds no {', '.join(VOLUME_SUFFIXES)} file", path=path, mend="name another folder"
         )
     return found
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Whether a file is DICOM by its name or, where that says nothing, by its first bytes."""
+    if not path.is_file() or path.name.startswith((TEMPORARY_PREFIX, ".")):
+        return False
+    if path.name.upper() == DICOM_DIRECTORY or volume_suffix(path) is not None:
+        return False
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as stream:
+            return stream.read(_HEAD_BYTES)[_DICOM_MAGIC_OFFSET:][:4] == b"DICM"
+    except OSError:
+        return False
 
 
 def require_content_matches_name(path: Path) -> None:

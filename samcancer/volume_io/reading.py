@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from samcancer.errors import InputError
 from samcancer.files import sha256_of
-from samcancer.volume_io.formats import VOLUME_SUFFIXES, require_content_matches_name, volume_suffix
+from samcancer.volume_io.formats import (
+    VOLUME_SUFFIXES,
+    is_dicom_file,
+    require_content_matches_name,
+    volume_suffix,
+)
 from samcancer.volume_io.volume import CtVolume, LabelVolume, RawVolume, ReadOptions
 
 _DEFAULT_OPTIONS = ReadOptions()
@@ -36,7 +41,7 @@ def read_ct(
     Args:
         path: A .nii, .nii.gz, .mha or .nrrd file, or a folder with a DICOM series.
         options: Decisions on doubtful headers and voxels.
-        series: SeriesInstanceUID, where a folder holds several.
+        series: SeriesInstanceUID, where a folder holds several; None takes that of the options.
 
     Raises:
         InputError: When the file is missing, damaged, not one 3-D volume, not in HU, or its grid is
@@ -45,9 +50,13 @@ def read_ct(
     if path.is_dir():
         from samcancer.volume_io.dicom import read_dicom_ct
 
-        ct = read_dicom_ct(path, series=series)
+        ct = read_dicom_ct(path, series=series or options.series, files=options.files)
         _require_hu(ct.hu, path)
         return ct
+    if volume_suffix(path) is None and is_dicom_file(path):
+        raise InputError(
+            "is one file of a DICOM series", path=path, mend="name the folder of the series"
+        )
     raw = read_volume(path, options)
     return CtVolume(
         hu_from(raw, path, options),

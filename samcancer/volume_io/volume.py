@@ -5,7 +5,7 @@ Arrays are (slice, row, column) as stored in the file; positions follow samcance
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,13 +30,23 @@ class ReadOptions:
     """Value in HU for NaN and infinite voxels; None refuses them."""
     nearest_rotation: bool = False
     """Read a sheared grid as the nearest unsheared one; masks keep the file's own affine."""
+    series: str | None = None
+    """SeriesInstanceUID to read of a DICOM folder; None refuses a folder with several CT series."""
+    files: frozenset[Path] = field(default=frozenset(), repr=False)
+    """DICOM files named one by one, resolved: others of their folders are left out."""
+    seg_threshold: float | None = None
+    """Share from which a pixel of a fractional DICOM segmentation is inside; None refuses it."""
 
     def __post_init__(self) -> None:
-        """Refuse a fill value that is no HU."""
+        """Refuse a fill value that is no HU and a share that is none."""
         limits = np.iinfo(np.int16)
         if self.nan_fill is not None and not limits.min <= self.nan_fill <= limits.max:
             raise InputError(
                 f"--nan-fill must be from {limits.min} to {limits.max} HU, got {self.nan_fill!r}"
+            )
+        if self.seg_threshold is not None and not 0 < self.seg_threshold <= 1:
+            raise InputError(
+                f"--seg-threshold must be over 0 and at most 1, got {self.seg_threshold!r}"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -214,7 +215,7 @@ def test_points_and_open_lines_are_refused(tmp_path: Path) -> None:
 
 def test_a_ct_file_is_no_structure_set(tmp_path: Path) -> None:
     path = write_structures(tmp_path / "ct.dcm", {}, modality="CT")
-    with pytest.raises(InputError, match="the modality is 'CT', not RTSTRUCT"):
+    with pytest.raises(InputError, match="is DICOM but no RTSTRUCT"):
         read_structure_set(path)
 
 
@@ -223,6 +224,41 @@ def test_a_text_file_is_no_dicom_file(tmp_path: Path) -> None:
     path.write_text("no DICOM here")
     with pytest.raises(InputError, match=r"notes\.dcm: not a readable DICOM file"):
         read_structure_set(path)
+
+
+def test_a_file_cut_at_any_length_never_loses_a_contour(tmp_path: Path) -> None:
+    path = write_structures(
+        tmp_path / "rs.dcm",
+        {"GTV": [rectangle(1, 1, 4, 4, z) for z in range(3)], "Lung": [rectangle(1, 1, 9, 9, 1)]},
+    )
+    content = path.read_bytes()
+    for kept in range(len(content)):
+        path.write_bytes(content[:kept])
+        with pytest.raises(InputError, match=r"rs\.dcm: "):
+            read_structure_set(path)
+
+
+def test_a_flipped_bit_gives_a_refusal_or_a_mask_on_the_grid(tmp_path: Path) -> None:
+    path = write_structures(
+        tmp_path / "rs.dcm", {"GTV": [rectangle(1, 1, 4, 4, z) for z in range(3)]}
+    )
+    content = path.read_bytes()
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        damaged = bytearray(content)
+        damaged[int(random.integers(128, len(content)))] ^= 1 << int(random.integers(8))
+        path.write_bytes(bytes(damaged))
+        with contextlib.suppress(InputError):
+            assert mask_of(path).shape == GRID.shape
+
+
+def test_a_contour_with_fewer_points_than_it_says_is_refused(tmp_path: Path) -> None:
+    path = write_structures(tmp_path / "rs.dcm", {"GTV": [rectangle(1, 1, 4, 4, 0)]})
+    content = pydicom.dcmread(path)
+    content.ROIContourSequence[0].ContourSequence[0].NumberOfContourPoints = 5
+    content.save_as(path)
+    with pytest.raises(InputError, match="has 4 points and says that it has 5"):
+        mask_of(path)
 
 
 def test_crossing_contours_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

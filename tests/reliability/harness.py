@@ -143,8 +143,11 @@ def require_one_line(lines: Sequence[str], file: Path | str, *, fact: str, mend:
     """Demand one line ``error: FILE: FACT. MEND.`` with the file's name in front."""
     assert len(lines) == 1, lines
     (line,) = lines
-    assert line.startswith(f"error: {file}"), line
-    said = line.removeprefix(f"error: {file}")
+    path = Path(file)
+    within = [p.name for p in path.iterdir()] if path.is_dir() else []
+    named = [name for name in (str(file), path.name, *within) if line.startswith(f"error: {name}")]
+    assert named, line
+    said = line.removeprefix(f"error: {named[0]}")
     assert re.search(fact, said), line
     assert re.fullmatch(r".*: .+\. [A-Z`].+\.", said), f"no advice: {line}"
     assert mend.lower() in said.lower(), line

@@ -20,7 +20,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the package's own convention
 import torch
-from dicom_fakes import save_series
+from served_series import save_series
 
 from samcancer.commands import run_verb
 from samcancer.config import Config, DataConfig, ModelConfig

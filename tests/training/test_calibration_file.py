@@ -67,7 +67,7 @@ def test_flipped_bits_are_refused_in_one_line(run: Path) -> None:
     [
         ("", "not valid JSON"),
         ("[]", "not the JSON of a calibration"),
-        ('{"classes": {}, "format": 9}', "calibration format 9, this version reads 1"),
+        ('{"max_fp_scans": 0.1, "format": 9}', "calibration format 9, this version reads 1"),
     ],
 )
 def test_another_file_in_its_place_is_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    RLELossless,
+)
 from segmentation_fakes import (
     FRAME_OF_REFERENCE,
     SHARES,
@@ -20,10 +26,12 @@ from segmentation_fakes import (
     save_segmentation,
     segment,
 )
+from series_fakes import SERIES, write_series
 from volume_fakes import ORIENTATIONS
 
 from samcancer.errors import InputError
 from samcancer.geometry import Geometry
+from samcancer.volume_io import read_ct
 from samcancer.volume_io.dicom_seg_reading import Segment, Segmentation, read_segmentation
 
 
@@ -303,3 +311,57 @@ def test_a_flipped_bit_gives_a_refusal_or_a_mask_on_the_grid(tmp_path: Path) -> 
         with contextlib.suppress(InputError):
             found = read_segmentation(path)
             assert all(found.mask(s.number, GRID).shape == GRID.shape for s in found.segments)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("kind", "syntax"),
+    [
+        ("BINARY", ExplicitVRLittleEndian),
+        ("FRACTIONAL", ExplicitVRLittleEndian),
+        ("FRACTIONAL", JPEGLSLossless),
+        ("LABELMAP", ExplicitVRLittleEndian),
+        ("LABELMAP", JPEGLSLossless),
+    ],
+)
+def test_what_highdicom_writes_comes_back(kind: str, syntax: str, tmp_path: Path) -> None:
+    """Another implementation's files, on a series of CT slices."""
+    highdicom = pytest.importorskip("highdicom")
+    from pydicom.sr.codedict import codes
+
+    study = {
+        **{"StudyInstanceUID": "1.2.3.4", "FrameOfReferenceUID": "1.2.3.5", "SliceThickness": 2.5},
+        **dict.fromkeys(("PatientName", "PatientID", "PatientBirthDate", "PatientSex"), ""),
+        **dict.fromkeys(("StudyID", "StudyDate", "StudyTime", "AccessionNumber"), ""),
+        "ReferringPhysicianName": "",
+    }
+    folder = write_series(tmp_path / "ct", lambda z: study)
+    sources = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+    geometry = read_ct(folder).geometry
+    masks = np.stack([masks_on(geometry)[k] for k in (1, 2)], axis=-1)
+    masks[..., 1] &= ~masks[..., 0]
+    # The files' names run against the slices.
+    pixels = masks[::-1].astype(np.float32 if kind == "FRACTIONAL" else np.uint8)
+    uid = highdicom.UID
+    content = highdicom.seg.Segmentation(
+        sources,
+        pixels,
+        kind,
+        [
+            highdicom.seg.SegmentDescription(
+                number, name, codes.SCT.Organ, codes.SCT.Liver, "MANUAL"
+            )
+            for number, name in ((1, "first"), (2, "second"))
+        ],
+        *(uid(), 1, uid(), 1, "maker", "model", "1", "1"),
+        transfer_syntax_uid=syntax,
+    )
+    content.save_as(tmp_path / "seg.dcm")
+    found = read_segmentation(tmp_path / "seg.dcm", threshold=0.5)
+    assert found.series_uid == SERIES
+    assert [(s.label, s.snomed) for s in found.segments] == [
+        ("first", "10200004"),
+        ("second", "10200004"),
+    ]
+    for number in (1, 2):
+        np.testing.assert_array_equal(found.mask(number, geometry), masks[..., number - 1])

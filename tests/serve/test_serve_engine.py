@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the package's own convention
 import torch
-from dicom_fakes import save_series
+from served_series import save_series
 from torch import Tensor, nn
 
 from samcancer.inference.models import Ensemble
