@@ -148,7 +148,7 @@ def require_one_line(lines: Sequence[str], file: Path | str, *, fact: str, mend:
     named = [name for name in (str(file), path.name, *within) if line.startswith(f"error: {name}")]
     assert named, line
     said = line.removeprefix(f"error: {named[0]}")
-    assert re.search(fact, said), line
+    assert re.search(fact, line), line
     assert re.fullmatch(r".*: .+\. [A-Z`].+\.", said), f"no advice: {line}"
     assert mend.lower() in said.lower(), line
 

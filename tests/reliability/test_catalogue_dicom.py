@@ -35,13 +35,16 @@ ROWS = {
 }
 """Fault -> row and variant of the catalogue; the other faults are more of the same."""
 
+SCANS = {fault: how for fault, how in FAULTS.items() if fault != "empty folder"}
+"""An empty folder is no scan but a wrong argument."""
+
 PARAMETERS = [
     pytest.param(
         fault,
         id=fault.replace(" ", "-"),
         marks=[provokes(ROWS[fault][0], ROWS[fault][1])] if fault in ROWS else [],
     )
-    for fault in FAULTS
+    for fault in SCANS
 ]
 
 
@@ -49,7 +52,7 @@ PARAMETERS = [
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Fault -> a series that has it, each in a folder with a name of its own."""
     made = {}
-    for number, (fault, (make, *_)) in enumerate(FAULTS.items()):
+    for number, (fault, (make, *_)) in enumerate(SCANS.items()):
         made[fault] = tmp_path_factory.mktemp("faulty") / f"series_{number}"
         make(made[fault])
     return made
@@ -74,6 +77,13 @@ def test_the_faulty_series_is_one_line_among_good_scans_and_alone(
     _, fact, mend = FAULTS[fault]
     lines = require_refused(command, faulty[fault], model, fact=fact, mend=mend)
     assert lines[0] in batch_lines
+
+
+def test_an_empty_folder_is_one_line_before_any_scan_is_done(
+    tmp_path: Path, command: Command, model: Path
+) -> None:
+    (tmp_path / "ct").mkdir()
+    require_refused(command, tmp_path / "ct", model, fact="DICOM file", mend="another folder")
 
 
 @provokes("not HU", "DICOM")
@@ -178,5 +188,5 @@ def test_a_series_is_chosen_by_its_uid_alone(tmp_path: Path, command: Command, m
     )
     outcome = infer(command, [series], tmp_path / "out", model)
     assert outcome.status == 2
-    assert "../up (3 slices)" in outcome.lines[0]
+    assert "../up (3 slices" in outcome.lines[0]
     assert names_in(tmp_path / "out") == set()

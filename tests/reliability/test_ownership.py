@@ -26,6 +26,7 @@ WRITERS = {
     "samcancer/volume_io/gzip_stream.py": {"write_gzip": "called by write_nifti alone"},
     "samcancer/volume_io/nifti.py": {"write_nifti": "called by writing.py with a temporary"},
     "samcancer/volume_io/itk_formats.py": {"write_itk": "called by writing.py with a temporary"},
+    "samcancer/volume_io/dicom_worker.py": {"serve": "the null device, in place of a stream"},
     "samcancer/data/case_file.py": {"new_memory_file": "an HDF5 file in memory, without a path"},
     "samcancer/inference/extras.py": {"scratch_arrays": "a scratch file that never gets a name"},
     "samcancer/training/checkpoint.py": {
@@ -47,9 +48,7 @@ WRITERS = {
 }
 """File -> function -> why it may write to a path that is not a temporary of atomic_path."""
 
-PIXEL_READERS = {
-    "data_prep/rtstruct.py": {"read_structure_set": "a structure set: contours, no pixels"},
-}
+PIXEL_READERS: dict[str, dict[str, str]] = {}
 """As above, for reading pixels outside of samcancer/volume_io."""
 
 WEIGHT_READERS = {
