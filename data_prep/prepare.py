@@ -47,6 +47,7 @@ from samcancer.errors import InputError
 from samcancer.files import (
     folder_lock,
     remove_stale_temporaries,
+    require_own_folder,
     write_json_atomic,
     write_text_atomic,
 )
@@ -117,6 +118,7 @@ def prepare(options: PrepareOptions, *, show_progress: bool = True) -> Summary:
     )
     with folder_lock(options.output, purpose="prepare-slices"):
         remove_stale_temporaries(options.output)
+        require_own_folder(options.output / CASES_NAME)
         (options.output / CASES_NAME).mkdir(exist_ok=True)
         remove_stale_temporaries(options.output / CASES_NAME)
         store = _start_store(options, sources, taxonomy)
@@ -276,14 +278,9 @@ def _tracked(results: Iterator[CaseResult], count: int, *, show: bool) -> Iterat
 
 def _log_result(result: CaseResult) -> None:
     if result.error is not None:
-        _log.warning("case %s refused: %s", result.case_id, _fact(result.error))
+        _log.info("case %s refused", result.case_id)
     for warning in result.warnings:
         _log.warning("case %s: %s", result.case_id, warning)
-
-
-def _fact(error: InputError) -> str:
-    """Return an error without the folders of its file, which may hold a patient's name."""
-    return str(InputError(error.fact, path=error.path and error.path.name, mend=error.mend))
 
 
 def _summarise(

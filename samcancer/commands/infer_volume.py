@@ -347,6 +347,8 @@ def _prompts(args: argparse.Namespace, case_ids: list[str]) -> dict[str, CasePro
 
 
 def _summary(result: BatchResult) -> int:
+    from samcancer.commands import EXIT_BAD_INPUT, EXIT_SOME_FAILED, print_failures
+
     _log.info(
         "%d segmented, %d already finished, %d failed",
         len(result.finished),
@@ -355,10 +357,9 @@ def _summary(result: BatchResult) -> int:
     )
     if not result.failures:
         return 0
-    if not result.finished and not result.skipped and len(result.failures) == 1:
-        raise InputError(next(iter(result.failures.values())).rstrip("."))
-    _log.error("failed: %s", "; ".join(f"{c}: {m}" for c, m in result.failures.items()))
-    return 1
+    print_failures(result.failures.values())
+    alone = len(result.failures) == 1 and not result.finished and not result.skipped
+    return EXIT_BAD_INPUT if alone else EXIT_SOME_FAILED
 
 
 def _device(wanted: str, precision: str) -> str:

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     from data_prep.prepare import PrepareOptions, prepare
     from data_prep.summary import summary_tables
-    from samcancer.commands import EXIT_OK, EXIT_SOME_FAILED
+    from samcancer.commands import EXIT_OK, EXIT_SOME_FAILED, print_failures
     from samcancer.volume_io import ReadOptions
 
     options = PrepareOptions(
@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
             f"worker seconds: {summary.speed.input_mb_per_s:.1f} MB/s per core "
             f"({summary.speed.input_mb_per_cpu_s:.1f} of computing alone)"
         )
+    print_failures(refusal.message() for refusal in summary.refused)
     return EXIT_SOME_FAILED if summary.refused else EXIT_OK
 
 

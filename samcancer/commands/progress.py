@@ -35,7 +35,7 @@ def scan_progress(total: int, *, quiet: bool) -> Iterator[ScanProgress]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     bar = Progress(
-        TextColumn("{task.fields[case]}"),
+        TextColumn("{task.fields[case]}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("scans, {task.fields[slices]} slices, {task.fields[rate]:.2f} slices/s"),
@@ -73,7 +73,7 @@ def page_progress(total: int, *, quiet: bool) -> Iterator[Callable[[str], None]]
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     bar = Progress(
-        TextColumn("{task.fields[case]}"),
+        TextColumn("{task.fields[case]}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("pages"),

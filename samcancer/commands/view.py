@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samcancer.errors import InputError
+
 if TYPE_CHECKING:
     from samcancer.inference.batch import BatchResult
     from samcancer.volume_io import ReadOptions
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from samcancer.taxonomy import load_taxonomy
     from samcancer.volume_io import ReadOptions
 
-    sources, failures = find_sources(args.images, args.masks)
+    sources, unfit = find_sources(args.images, args.masks)
     with page_progress(len(sources), quiet=args.quiet) as on_case:
         failures = write_pages(
             sources,
@@ -76,13 +78,14 @@ def run(args: argparse.Namespace) -> int:
             ),
             labels=parse_labels(args.labels) if args.labels else None,
             taxonomy=load_taxonomy(args.taxonomy),
-            failures=failures,
+            failures=unfit,
             title=args.title,
             on_case=on_case,
         )
     _log.info("wrote %s", args.output / INDEX_NAME)
-    if failures:
-        _log.error("failed: %s", "; ".join(f"{c}: {fact}" for c, fact in failures.items()))
+    for case_id, fact in unfit.items():  # the others were told when they failed
+        refused = InputError(fact, path=args.masks / case_id, mend="check --images")
+        _log.error("%s", refused)
     return 1 if failures else 0
 
 

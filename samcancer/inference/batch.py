@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from samcancer.errors import InputError, fact_of
-from samcancer.files import folder_lock, remove_stale_temporaries, require_writable_folder
+from samcancer.files import (
+    folder_lock,
+    is_safe_name,
+    remove_stale_temporaries,
+    require_own_folder,
+    require_writable_folder,
+)
 from samcancer.inference.extras import PER_CLASS_FOLDER, PROBABILITY_FOLDER
 from samcancer.inference.finished import finished_report
 from samcancer.inference.models import Ensemble
@@ -67,6 +73,12 @@ def find_scans(inputs: Iterable[Path], *, series: str | None = None) -> dict[str
         if not given.exists():
             raise InputError("no such file or folder", path=given, mend="check --input")
         for case_id, scan in _scans_of(given, series):
+            if not is_safe_name(case_id):
+                raise InputError(
+                    f"{case_id!r} cannot be a case id, which results are named after",
+                    path=scan,
+                    mend="rename it",
+                )
             if scans.get(case_id) == scan and given.is_file() and scan.is_dir():
                 continue  # another file of the same series
             if case_id in scans:
@@ -177,12 +189,12 @@ def segment_share(
 
 def remove_stale_files(output: Path) -> None:
     """Delete what a killed process left unfinished in a folder of results whose lock is held."""
-    for folder in (
-        output,
-        *output.glob(f"{PER_CLASS_FOLDER}/*"),
-        *output.glob(f"{PROBABILITY_FOLDER}/*"),
-    ):
-        remove_stale_temporaries(folder)
+    remove_stale_temporaries(output)
+    for extras in (output / PER_CLASS_FOLDER, output / PROBABILITY_FOLDER):
+        require_own_folder(extras)
+        for folder in extras.glob("*"):
+            require_own_folder(folder)
+            remove_stale_temporaries(folder)
 
 
 @dataclass
@@ -215,9 +227,9 @@ class _Steps:
         self._advance(case_id, self._write)
         outcome = self._waiting.pop(case_id)
         if isinstance(outcome, Exception):
-            self.result.failures[case_id] = _one_line(outcome)
+            self.result.failures[case_id] = _one_line(outcome, self.scans[case_id])
             self.result.facts[case_id] = fact_of(outcome)
-            _log.error("%s failed: %s", case_id, self.result.failures[case_id])
+            _log.info("%s failed", case_id)
             _log.debug("traceback of %s", case_id, exc_info=outcome)
         elif outcome is None:
             self.result.skipped.append(case_id)
@@ -310,8 +322,10 @@ def _scans_of(given: Path, series: str | None) -> list[tuple[str, Path]]:
     ]
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception, scan: Path) -> str:
     """Return what is wrong, without the folders of the file, which may hold a patient's name."""
-    if isinstance(error, InputError):
-        return str(InputError(error.fact, path=error.path and error.path.name, mend=error.mend))
-    return f"{type(error).__name__}: {error}".replace("\n", " ")
+    if not isinstance(error, InputError):
+        fact = f"unexpected {type(error).__name__} ({error})"
+        error = InputError(fact, path=scan, mend="see the traceback with --debug")
+    path = error.path or scan
+    return str(InputError(error.fact, path=path.name, mend=error.mend))

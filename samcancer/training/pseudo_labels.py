@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from samcancer.config import Config, PseudoLabelConfig
 from samcancer.data.case_store import CaseStore
 from samcancer.data.ledger import PseudoEntry, PseudoLabels, write_pseudo_case
-from samcancer.files import folder_lock, remove_stale_temporaries
+from samcancer.files import folder_lock, remove_stale_temporaries, require_own_folder
 from samcancer.modeling.slice_prediction import threshold_vector
 from samcancer.training.checkpoint import LoadedModel
 from samcancer.training.devices import chosen_device
@@ -89,6 +89,7 @@ def write_pseudo_labels(
     work = {fold: _cases_to_label(store, folds.held_out_cases(fold)) for fold in range(folds.count)}
     teachers.require_models([fold for fold, cases in work.items() if cases])
     folder = runs / PSEUDO_LABELS_NAME
+    require_own_folder(folder)
     with folder_lock(folder, purpose="pseudo labels"):
         remove_stale_temporaries(folder)
         for fold, case_ids in work.items():
