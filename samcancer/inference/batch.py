@@ -323,9 +323,11 @@ def _scans_of(given: Path, series: str | None) -> list[tuple[str, Path]]:
 
 
 def _one_line(error: Exception, scan: Path) -> str:
-    """Return what is wrong, without the folders of the file, which may hold a patient's name."""
+    """Return what is wrong, without the folders above the scan, which may hold a patient's name."""
     if not isinstance(error, InputError):
         fact = f"unexpected {type(error).__name__} ({error})"
         error = InputError(fact, path=scan, mend="see the traceback with --debug")
     path = error.path or scan
-    return str(InputError(error.fact, path=path.name, mend=error.mend))
+    inside = path.is_relative_to(scan)
+    shown = Path(scan.name, path.relative_to(scan)) if inside else path.name
+    return str(InputError(error.fact, path=shown, mend=error.mend))
