@@ -11,6 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samcancer.commands.dicom_options import add_dicom_arguments, dicom_options
+from samcancer.commands.shared_options import (
+    add_read_arguments,
+    positive,
+    probability,
+    reading_of,
+    share,
+)
 from samcancer.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
         "--batch",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="slices per chunk (default 8, on a GPU 16, or what --budget allows)",
     )
@@ -79,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--overlap",
-        type=_share,
+        type=share,
         metavar="SHARE",
         help="of a volume network's patches, 0 to under 1 (default: the model's, usually 0.5)",
     )
@@ -91,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=_PRECISIONS, default="32-true")
     parser.add_argument(
         "--presence-threshold",
-        type=_probability,
+        type=probability,
         metavar="P",
         help="one presence threshold for all classes in place of the calibrated; 0 gates nothing",
     )
@@ -164,25 +171,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text-embeddings", type=Path, metavar="FILE", help="of samcancer build-text-embeddings"
     )
     add_dicom_arguments(parser)
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default all)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default all)")
     parser.add_argument(
         "--workers",
-        type=_positive,
+        type=positive,
         default=1,
         metavar="N",
         help="processes that share out the scans, on a CPU; each loads the model (default 1)",
     )
-    parser.add_argument(
-        "--affine", choices=("qform", "sform"), help="which one to use where a NIfTI's two disagree"
-    )
-    parser.add_argument(
-        "--nan-fill", type=float, metavar="HU", help="value for voxels that are not a number"
-    )
-    parser.add_argument(
-        "--nearest-rotation",
-        action="store_true",
-        help="accept a sheared affine by its nearest rotation; the mask keeps the original",
-    )
+    add_read_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -197,7 +194,6 @@ def run(args: argparse.Namespace) -> int:
     from samcancer.inference.prompts import require_known_classes
     from samcancer.inference.volume import EngineOptions
     from samcancer.inference.workers import segment_in_workers
-    from samcancer.volume_io import ReadOptions
 
     device = _device(args.device, args.precision)
     if args.workers > 1 and device == "cuda":
@@ -229,13 +225,7 @@ def run(args: argparse.Namespace) -> int:
             overlap=args.overlap,
             stitch_device=args.stitch_device,
         ),
-        read=ReadOptions(
-            affine=args.affine,
-            nan_fill=args.nan_fill,
-            nearest_rotation=args.nearest_rotation,
-            series=args.series,
-            files=named_dicom_files(args.input),
-        ),
+        read=reading_of(args, series=args.series, files=named_dicom_files(args.input)),
         merge_lesions=args.merge_lesions,
         per_class=args.per_class,
         probabilities=args.probabilities,
@@ -363,36 +353,12 @@ def _summary(result: BatchResult) -> int:
 
 
 def _device(wanted: str, precision: str) -> str:
-    import torch
+    from samcancer.modeling.devices import chosen_device
 
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise InputError("--device cuda: no usable GPU was found", mend="use --device cpu")
-    device = "cuda" if available and wanted != "cpu" else "cpu"
+    device = chosen_device(wanted)
     if device == "cpu" and precision != "32-true":
         raise InputError(
             f"--precision {precision} is far slower than 32-true on a CPU",
             mend="leave --precision out or use --device cuda",
         )
     return device
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
-def _probability(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be 0 to 1, got {value}")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and under 1, got {value}")
-    return value

@@ -6,6 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
+from samcancer.commands.shared_options import add_read_arguments, reading_of
+
 DESCRIPTION = """\
 Reads raw data sets (nnU-Net v2 or MSD folders, or a CSV table of image, label, patient, dataset;
 images may be folders of a DICOM series, labels DICOM RTSTRUCT or SEG files), checks every file,
@@ -40,13 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify", action="store_true", help="prepare finished cases again and compare"
     )
-    parser.add_argument(
-        "--affine", choices=("qform", "sform"), help="which to believe where a NIfTI has two"
-    )
-    parser.add_argument("--nan-fill", type=float, metavar="HU", help="value for NaN voxels")
-    parser.add_argument(
-        "--nearest-rotation", action="store_true", help="read a sheared grid as an unsheared one"
-    )
+    add_read_arguments(parser)
     parser.add_argument(
         "--seg-threshold",
         type=float,
@@ -62,7 +58,6 @@ def run(args: argparse.Namespace) -> int:
     from data_prep.prepare import PrepareOptions, prepare
     from data_prep.summary import summary_tables
     from samcancer.commands import EXIT_OK, EXIT_SOME_FAILED, print_failures
-    from samcancer.volume_io import ReadOptions
 
     options = PrepareOptions(
         inputs=tuple(args.input),
@@ -74,12 +69,7 @@ def run(args: argparse.Namespace) -> int:
         workers=_default_workers() if args.workers is None else args.workers,
         include_test=args.include_test,
         verify=args.verify,
-        reading=ReadOptions(
-            affine=args.affine,
-            nan_fill=args.nan_fill,
-            nearest_rotation=args.nearest_rotation,
-            seg_threshold=args.seg_threshold,
-        ),
+        reading=reading_of(args, seg_threshold=args.seg_threshold),
     )
     summary = prepare(options, show_progress=not args.quiet)
     console = Console()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samcancer.commands.shared_options import add_read_arguments, reading_of
 from samcancer.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,17 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--taxonomy", type=Path, metavar="FILE", help="user's taxonomy, for class names"
     )
-    parser.add_argument(
-        "--affine", choices=("qform", "sform"), help="which one to use where a NIfTI's two disagree"
-    )
-    parser.add_argument(
-        "--nan-fill", type=float, metavar="HU", help="value for voxels that are not a number"
-    )
-    parser.add_argument(
-        "--nearest-rotation",
-        action="store_true",
-        help="accept a sheared affine by its nearest rotation",
-    )
+    add_read_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,16 +57,13 @@ def run(args: argparse.Namespace) -> int:
     from samcancer.report.scan.index import INDEX_NAME
     from samcancer.report.scan.pages import find_sources, write_pages
     from samcancer.taxonomy import load_taxonomy
-    from samcancer.volume_io import ReadOptions
 
     sources, unfit = find_sources(args.images, args.masks)
     with page_progress(len(sources), quiet=args.quiet) as on_case:
         failures = write_pages(
             sources,
             args.output,
-            read=ReadOptions(
-                affine=args.affine, nan_fill=args.nan_fill, nearest_rotation=args.nearest_rotation
-            ),
+            read=reading_of(args),
             labels=parse_labels(args.labels) if args.labels else None,
             taxonomy=load_taxonomy(args.taxonomy),
             failures=unfit,

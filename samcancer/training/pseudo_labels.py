@@ -34,9 +34,9 @@ from samcancer.config import Config, PseudoLabelConfig
 from samcancer.data.case_store import CaseStore
 from samcancer.data.ledger import PseudoEntry, PseudoLabels, write_pseudo_case
 from samcancer.files import folder_lock, remove_stale_temporaries, require_own_folder
+from samcancer.modeling.devices import chosen_device
 from samcancer.modeling.slice_prediction import threshold_vector
 from samcancer.training.checkpoint import LoadedModel
-from samcancer.training.devices import chosen_device
 from samcancer.training.fold_runs import open_fold_runs
 from samcancer.training.progress import tracked
 from samcancer.training.run import PSEUDO_LABELS_NAME
