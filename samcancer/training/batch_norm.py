@@ -110,10 +110,7 @@ def _statistics(x: Tensor, *, counts: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Normalise(torch.autograd.Function):
-    """(x - mean) * scale * weight + bias; its gradient also goes through the shared statistics.
-
-    Sums and products are taken in the order of torch's own batch norm, so that both round alike.
-    """
+    """(x - mean) * scale * weight + bias; its gradient also goes through the shared statistics."""
 
     @staticmethod
     def forward(
@@ -128,8 +125,7 @@ class _Normalise(torch.autograd.Function):
     ) -> Tensor:
         context.save_for_backward(x, weight, mean, scale, amount)
         context.counts = counts
-        factor = scale * weight
-        return x * _along(factor, x) + _along(bias - mean * factor, x)
+        return (x - _along(mean, x)) * _along(scale * weight, x) + _along(bias, x)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -97,7 +97,8 @@ def test_an_empty_pool_is_refused() -> None:
 
 
 def schedule(**changes: int) -> EpochSchedule:
-    return EpochSchedule(pool(), seed=3, batch_size=8, lesion_fraction=0.5, **changes)
+    parts = {"seed": 3, "batch_size": 8, **changes}
+    return EpochSchedule(pool(), lesion_fraction=0.5, **parts)
 
 
 def test_a_resumed_epoch_gives_the_rest_of_the_same_batches() -> None:

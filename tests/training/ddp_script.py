@@ -1,8 +1,8 @@
 """Train a small network in the folder given, as one of several processes or alone.
 
 Started by run_processes or torchrun from tests. Arguments: folder, then ``name=value`` of:
-net (small or real), epochs, batch, samples; rank and call of ``die`` or ``stop`` (1:5 is the fifth
-forward pass of rank 1), resume=1. The loss of every step of the first process goes to losses.json.
+net (small or real), rate, epochs, batch, samples; rank and call of ``die`` or ``stop`` (1:5 is the
+fifth forward pass of rank 1), resume=1. The loss of every step of the first process goes to losses.json.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from samcancer.errors import InputError
 from samcancer.modeling import NetOutput
 from samcancer.training.devices import start_fabric
 from samcancer.training.epoch_log import EpochMeter
-from samcancer.training.losses import LossParts
 from samcancer.training.loop import train
+from samcancer.training.losses import LossParts
 from samcancer.training.network import build_network
 from samcancer.training.processes import launched_world, one_of
 
@@ -58,7 +58,6 @@ def config_of(options: dict[str, str]) -> Config:
         batch_size=int(options.get("batch", 4)),
         samples_per_epoch=int(options.get("samples", 12)),
         manual_prompts=0.5,
-        optimizer=options.get("optimizer", "adam"),
         learning_rate=float(options.get("rate", 1e-2)),
     )
     if options.get("net") == "real":
@@ -74,14 +73,14 @@ def config_of(options: dict[str, str]) -> Config:
 def network(options: dict[str, str], config: Config, rank: int) -> torch.nn.Module:
     if options.get("net") == "real":
         return build_network(config.model, ("liver_lesion", "kidney_lesion"), seed=0)
-    model = SignallingNet()
-    model.load_state_dict(small_net().state_dict())
+    small = SignallingNet()
+    small.load_state_dict(small_net().state_dict())
     for name, number in (("die", signal.SIGKILL), ("stop", signal.SIGTERM)):
         if name in options:
             at_rank, call = map(int, options[name].split(":"))
             if rank == at_rank:
-                model.signal_at = number, call
-    return model
+                small.signal_at = number, call
+    return small
 
 
 def main(folder: Path, options: dict[str, str]) -> int:

@@ -1,6 +1,7 @@
-"""Train in 1, 2 and 4 forked processes of one interpreter, since importing torch takes seconds.
+"""Forked processes of one interpreter that train together, since importing torch takes seconds.
 
-Arguments: folder, the numbers of processes as ``1,2,4``, then those of ddp_script.
+As a script it trains what ddp_script trains in 1, 2 and 4 of them. Arguments: folder, the numbers
+of processes as ``1,2,4``, then those of ddp_script.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ import os
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import ddp_script
 import torch.utils.tensorboard  # noqa: F401 - once for all processes
 
 
-
-def run(folder: Path, count: int, options: dict[str, str]) -> None:
-    """Train in so many processes and wait for them."""
+def fork(count: int, action: Callable[[int], None]) -> None:
+    """Call the action with the rank in so many processes and wait for them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -30,8 +31,9 @@ def run(folder: Path, count: int, options: dict[str, str]) -> None:
             status = 1
             try:
                 os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank))
-                status = ddp_script.main(folder, options)
-            except BaseException:  # noqa: BLE001 - it ends here whatever it is
+                action(rank)
+                status = 0
+            except BaseException:
                 traceback.print_exc()
             sys.stderr.flush()
             os._exit(status)
@@ -45,4 +47,5 @@ def run(folder: Path, count: int, options: dict[str, str]) -> None:
 if __name__ == "__main__":
     given = dict(word.split("=") for word in sys.argv[3:])
     for number in map(int, sys.argv[2].split(",")):
-        run(Path(sys.argv[1]) / str(number), number, given)
+        own = Path(sys.argv[1]) / str(number)
+        fork(number, lambda _, folder=own: ddp_script.main(folder, given))
