@@ -48,9 +48,9 @@ class SharedBatchNorm(_BatchNorm):
             return super().forward(x)
         amount, mean, variance = _statistics(x.detach().float(), counts=self.counts)
         self._follow(amount, mean, variance)
-        weight, bias = self.weight, self.bias
-        if weight is None or bias is None:
-            weight, bias = torch.ones_like(mean), torch.zeros_like(mean)
+        weight, bias = torch.ones_like(mean), torch.zeros_like(mean)
+        if self.affine:
+            weight, bias = self.weight, self.bias
         scale = torch.rsqrt(variance + self.eps)
         y: Tensor = _Normalise.apply(x.float(), weight, bias, mean, scale, amount, self.counts)
         return y.to(x.dtype)

@@ -145,5 +145,5 @@ def test_a_process_without_a_share_is_given_a_sample_of_the_epoch_to_run_on() ->
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    with pytest.raises(InputError, match="8 cannot be shared by 3 processes.*a multiple of 3"):
+    with pytest.raises(InputError, match=r"8 cannot be shared by 3 processes.*a multiple of 3"):
         schedule(world_size=3)

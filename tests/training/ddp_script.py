@@ -2,7 +2,8 @@
 
 Started by run_processes or torchrun from tests. Arguments: folder, then ``name=value`` of:
 net (small or real), rate, epochs, batch, samples; rank and call of ``die`` or ``stop`` (1:5 is the
-fifth forward pass of rank 1), resume=1. The loss of every step of the first process goes to losses.json.
+fifth forward pass of rank 1), resume=1. The first process writes the loss of every step to
+losses.json.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def test_what_gloo_says_of_a_closed_connection_becomes_one_line() -> None:
 
 
 def test_errors_that_have_nothing_to_do_with_other_processes_stay_as_they_are() -> None:
-    with pytest.raises(RuntimeError, match="^shapes differ$"), explaining_lost_processes():
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"), explaining_lost_processes():
         raise RuntimeError("shapes differ")
 
 

@@ -53,7 +53,7 @@ def test_a_killed_process_ends_the_others_and_is_named() -> None:
 
 def test_a_process_that_fails_without_a_line_is_named_with_its_status() -> None:
     code = f"import sys\nif rank == 2: sys.exit(7)\n{SLEEP}"
-    with pytest.raises(InputError, match="process 2 of 3 ended with status 7.*--resume"):
+    with pytest.raises(InputError, match=r"process 2 of 3 ended with status 7.*--resume"):
         run_processes(python(code), 3)
 
 
@@ -83,7 +83,7 @@ def leave(number, frame):
     with open({str(tmp_path)!r} + f"/signals{{rank}}", "a") as stream: stream.write("x")
     sys.exit(130)
 signal.signal(signal.SIGTERM, leave)
-Path({str(tmp_path)!r}, f"ready{{rank}}").touch()
+Path({str(tmp_path)!r}, f"ready{{rank}}").write_text("ready")
 time.sleep(60)"""
     watcher = (
         "import sys; from samcancer.training.processes import run_processes\n"
@@ -155,9 +155,7 @@ def test_under_torchrun_a_lost_process_is_told_at_once(monkeypatch: pytest.Monke
 
 def wait_for(*paths: Path) -> None:
     deadline = time.monotonic() + 60
-    while not all(
-        path.exists() and (path.stat().st_size or "pid" not in path.name) for path in paths
-    ):
+    while not all(path.exists() and path.read_text() for path in paths):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
