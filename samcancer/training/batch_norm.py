@@ -125,7 +125,8 @@ class _Normalise(torch.autograd.Function):
     ) -> Tensor:
         context.save_for_backward(x, weight, mean, scale, amount)
         context.counts = counts
-        return (x - _along(mean, x)) * _along(scale * weight, x) + _along(bias, x)
+        y = x - _along(mean, x)
+        return y.mul_(_along(scale * weight, x)).add_(_along(bias, x))
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -135,11 +136,12 @@ class _Normalise(torch.autograd.Function):
         of_bias, product = gradient.sum(dim=axes), (gradient * centred).sum(dim=axes)
         sums = torch.cat([of_bias, product])
         torch.distributed.all_reduce(sums)
+        factor = scale * weight
+        of_x = gradient * _along(factor, x)
         if context.counts:
             through_mean, through_scale = (sums / amount).chunk(2)
-            gradient = gradient - _along(through_mean, x)
-            gradient = gradient - centred * _along(through_scale * scale.square(), x)
-        of_x = gradient * _along(scale * weight, x)
+            of_x.addcmul_(centred, _along(through_scale * scale.square() * factor, x), value=-1)
+            of_x.sub_(_along(through_mean * factor, x))
         return of_x, product * scale, of_bias, None, None, None, None
 
 

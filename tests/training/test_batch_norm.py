@@ -10,8 +10,10 @@ import torch
 from norm_script import SHARES, norm, samples
 from torch import Tensor, nn
 
+from samcancer.config import ModelConfig
 from samcancer.errors import InputError
 from samcancer.training.batch_norm import SharedBatchNorm, share_batch_norms
+from samcancer.training.network import build_network
 
 HERE = Path(__file__).parent
 
@@ -72,3 +74,10 @@ def test_a_norm_of_another_kind_is_refused_by_name() -> None:
     network = nn.Sequential(nn.Sequential(Other(3)))
     with pytest.raises(InputError, match=r"0\.0 is a Other, whose statistics several processes"):
         share_batch_norms(network)
+
+
+def test_our_networks_have_norms_that_can_be_shared() -> None:
+    network = build_network(ModelConfig(image_size=32, cnn_width=4), ("lesion",), seed=0)
+    plain = [module for module in network.modules() if type(module) is nn.BatchNorm2d]
+    assert len(share_batch_norms(network)) == len(plain) > 0
+    assert not any(type(module) is nn.BatchNorm2d for module in network.modules())
