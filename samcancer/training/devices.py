@@ -67,7 +67,8 @@ def start_fabric(
     strategy: Any = "auto"
     if several:
         strategy = DDPStrategy(timeout=timedelta(seconds=SILENCE_S), **_no_buffers_in_steps())
-        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it tells of every rank
+        for name in ("lightning.fabric", "lightning.pytorch"):  # they tell of every rank
+            logging.getLogger(name).setLevel(logging.WARNING)
     chosen_precision: Any = precision
     try:
         fabric = Fabric(

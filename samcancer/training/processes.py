@@ -31,7 +31,7 @@ SILENCE_S = 1800
 TERMINATION_S = 10
 """Seconds that processes have to leave after they were asked to, before they are killed."""
 
-_TURN_S = 5.0
+_TURN_S = 20.0
 """Seconds that a process other than the first waits before it tells of an error: what all have
 found is told by the first one, at whose end the others are ended."""
 
