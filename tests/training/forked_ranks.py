@@ -13,9 +13,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import ddp_script
-import torch.utils.tensorboard  # noqa: F401 - once for all processes
-
 
 def fork(count: int, action: Callable[[int], None]) -> None:
     """Call the action with the rank in so many processes and wait for them."""
@@ -45,6 +42,9 @@ def fork(count: int, action: Callable[[int], None]) -> None:
 
 
 if __name__ == "__main__":
+    import ddp_script
+    import torch.utils.tensorboard  # noqa: F401 - once for all processes
+
     given = dict(word.split("=") for word in sys.argv[3:])
     for number in map(int, sys.argv[2].split(",")):
         own = Path(sys.argv[1]) / str(number)
