@@ -83,7 +83,8 @@ def run_verb(verb: str, arguments: Sequence[str] | None = None) -> int:
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--quiet", action="store_true", help="log warnings only, no progress bars")
-    args = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args = parser.parse_args(given, argparse.Namespace(command_line=[verb, *given]))
     _start_logging(quiet=args.quiet, debug=args.debug)
     try:
         return int(module.run(args))

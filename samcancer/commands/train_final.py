@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from samcancer.commands.training_options import add_training_arguments, read_options, report
+from samcancer.commands.training_options import (
+    add_training_arguments,
+    read_options,
+    report,
+    run_training,
+)
 
 DESCRIPTION = """\
 Train the final model on people's labels merged with RUNS/pseudo_labels. Without --config it takes
@@ -34,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; 130 when it was asked to stop."""
+    return run_training(args, lambda: _train(args))
+
+
+def _train(args: argparse.Namespace) -> int:
     from samcancer.training.run import stored_config, train_final
 
     options = read_options(args, inherited=stored_config(args.output))

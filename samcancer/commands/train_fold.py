@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from samcancer.commands.training_options import add_training_arguments, read_options, report
+from samcancer.commands.training_options import (
+    add_training_arguments,
+    read_options,
+    report,
+    run_training,
+)
 
 DESCRIPTION = """\
 Train one fold: without the patients of fold K, validated on them. The first fold writes the
@@ -23,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train the fold; 130 when it was asked to stop."""
+    return run_training(args, lambda: _train(args))
+
+
+def _train(args: argparse.Namespace) -> int:
     from samcancer.training.run import fold_name, stored_config, train_fold
 
     options = read_options(args, inherited=stored_config(args.output))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,9 +61,32 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave after N epochs of this call, to go on later with --resume",
     )
     parser.add_argument(
-        "--devices", type=int, default=1, metavar="N", help="GPUs, or processes on the CPU"
+        "--devices",
+        type=int,
+        metavar="N",
+        help="processes on this machine, one a GPU (default: 1, or what torchrun started)",
     )
     parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def run_training(args: argparse.Namespace, train: Callable[[], int]) -> int:
+    """Train here, or in several processes of the same command; return the exit status.
+
+    Args:
+        args: Parsed, with the ``command_line`` they were parsed from.
+        train: Does the work in a process of its own.
+    """
+    from samcancer.training.processes import command_line, launched_world, one_of, run_processes
+
+    world = launched_world()
+    if world is not None:
+        with one_of(world):
+            return train()
+    if args.devices is not None and args.devices > 1:
+        # what is wrong with the configuration is told once
+        read_config(args, inherited=None)
+        return run_processes(command_line(args.command_line), args.devices)
+    return train()
 
 
 def read_options(args: argparse.Namespace, *, inherited: Config | None) -> RunOptions:
@@ -74,6 +98,21 @@ def read_options(args: argparse.Namespace, *, inherited: Config | None) -> RunOp
     """
     from samcancer.training.run import RunOptions
 
+    return RunOptions(
+        store=args.data,
+        output=args.output,
+        config=read_config(args, inherited=inherited),
+        resume=args.resume,
+        start_from=args.start_from,
+        accelerator=args.accelerator,
+        devices=args.devices,
+        stop_after_epochs=args.stop_after_epochs,
+        show_progress=not args.quiet,
+    )
+
+
+def read_config(args: argparse.Namespace, *, inherited: Config | None) -> Config:
+    """Return the configuration that the options describe; see :func:`read_options`."""
     config = load_config(args.config) if args.config or inherited is None else inherited
     shorthands = {
         "train.epochs": args.epochs,
@@ -82,17 +121,7 @@ def read_options(args: argparse.Namespace, *, inherited: Config | None) -> RunOp
         "data.max_per_category": args.max_per_category,
     }
     given = [f"{name}={value}" for name, value in shorthands.items() if value is not None]
-    return RunOptions(
-        store=args.data,
-        output=args.output,
-        config=with_overrides(config, [*args.set, *given]),
-        resume=args.resume,
-        start_from=args.start_from,
-        accelerator=args.accelerator,
-        devices=args.devices,
-        stop_after_epochs=args.stop_after_epochs,
-        show_progress=not args.quiet,
-    )
+    return with_overrides(config, [*args.set, *given])
 
 
 def report(result: TrainResult, folder: Path) -> int:

@@ -51,6 +51,8 @@ class _PlainSample(TypedDict):
     """() int64, into the data set's ``case_ids``."""
     z: Tensor
     """() int64, first target slice."""
+    seed: Tensor
+    """() int64, of everything that is drawn for the sample, here and in the step."""
 
 
 class Sample(_PlainSample, total=False):
@@ -137,6 +139,7 @@ class LabelledDataset(Dataset[Sample], ABC):
             presence_known=torch.from_numpy(presence_known.view(np.int32)),
             case_index=torch.tensor(self._case_index[key.case_id]),
             z=torch.tensor(key.start),
+            seed=torch.tensor(key.seed),
         )
         if raw.features is not None:
             sample["features"] = [torch.from_numpy(values) for values in raw.features]

@@ -12,6 +12,7 @@ rest of the same plan.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -140,8 +141,9 @@ class EpochSchedule:
     """The batches of every epoch of a run, shared out over the processes of a run.
 
     ``batch_size`` is that of the whole run: each of ``world_size`` processes takes every
-    ``world_size``-th sample of a batch. The last batch of an epoch may be smaller; it is filled up
-    to a multiple of ``world_size`` from its own start, so that all processes take equal steps.
+    ``world_size``-th sample of a batch, none twice and none left out, so that an epoch is the same
+    on any number of processes. The last batch of an epoch may be smaller than ``world_size``; the
+    last processes have no sample of it then.
     """
 
     pool: SlicePool
@@ -155,9 +157,10 @@ class EpochSchedule:
     def __post_init__(self) -> None:
         """Check that the batch can be shared out."""
         if self.batch_size % self.world_size:
+            count = self.world_size
             raise InputError(
-                f"train.batch_size {self.batch_size} cannot be shared by {self.world_size} devices",
-                mend="make train.batch_size a multiple of --devices",
+                f"train.batch_size {self.batch_size} cannot be shared by {count} processes",
+                mend=f"make it a multiple of {count}, or start another number of processes",
             )
 
     @property
@@ -174,16 +177,24 @@ class EpochSchedule:
             lesion_fraction=self.lesion_fraction,
         )
         batches = [plan[i : i + self.batch_size] for i in range(0, len(plan), self.batch_size)]
-        return [self._share(batch) for batch in batches[position:]]
+        return [batch[self.rank :: self.world_size] for batch in batches[position:]]
 
-    def _share(self, batch: list[SampleKey]) -> list[SampleKey]:
-        missing = -len(batch) % self.world_size
-        filled = batch + (batch * self.world_size)[:missing]
-        return filled[self.rank :: self.world_size]
+    def batch_length(self, number: int) -> int:
+        """Return the number of samples of an epoch's batch, those of all processes together."""
+        size = self.pool.epoch_size(self.samples_per_epoch)
+        return min(self.batch_size, size - number * self.batch_size)
+
+    def has_share(self, number: int) -> bool:
+        """Return whether this process has a sample of an epoch's batch."""
+        return self.rank < self.batch_length(number)
 
 
 class EpochBatchSampler(Sampler[list[SampleKey]]):
-    """Feeds a DataLoader with the batches of the epoch it was last set to."""
+    """Feeds a DataLoader with the batches of the epoch it was last set to.
+
+    A process without a sample of a batch gets one all the same, since the network must run in every
+    process; the step lets it count for nothing (:meth:`EpochSchedule.has_share`).
+    """
 
     def __init__(self, schedule: EpochSchedule) -> None:
         """Start at the first batch of epoch 0."""
@@ -197,7 +208,11 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         """Yield the remaining batches of the epoch."""
-        return iter(self.schedule.batches(self._epoch, position=self._position))
+        batches = self.schedule.batches(self._epoch, position=self._position)
+        if all(batches):
+            return iter(batches)
+        whole = dataclasses.replace(self.schedule, rank=0, world_size=1).batches(self._epoch)
+        return iter([batch or whole[0][:1] for batch in batches])
 
     def __len__(self) -> int:
         """Return the number of remaining batches of the epoch."""

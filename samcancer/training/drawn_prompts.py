@@ -3,15 +3,16 @@
 A slice and class with a lesion gets, with the configured chance, one of: a box around one or two of
 its lesions, each side off by about a tenth of the box (Kirillov et al. 2023, appendix A); one to
 three points on them and now and then one beside them; or a rough mask, the reference a few pixels
-too large or too small. The target stays every lesion of the class. All numbers come from torch's
-global random state, so a run that is stopped and goes on draws the same.
+too large or too small. The target stays every lesion of the class. All numbers of a sample come
+from a generator of its own, so that neither a stop nor the number of processes changes them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from samcancer.modeling.manual_prompts import (
@@ -42,26 +43,29 @@ _KIND_SHARES = (0.5, 0.35, 0.15)
 _Points = list[tuple[float, float, int]]
 
 
-def draw_prompts(targets: Targets, *, share: float) -> ManualPrompts | None:
+def draw_prompts(
+    targets: Targets, *, share: float, rngs: Sequence[np.random.Generator]
+) -> ManualPrompts | None:
     """Draw prompts for a batch; None when no slice is given any.
 
     Args:
         targets: Of the batch.
         share: Chance of a slice and class with a labelled voxel to be prompted.
+        rngs: One a sample.
     """
     if share == 0:
         return None
-    drawn = (torch.rand(targets.presence.shape) < share) & (targets.presence.cpu() > 0)
-    places = drawn.nonzero().tolist()
+    shown = targets.presence.cpu().numpy() > 0
+    drawn = np.stack([rng.random(shown.shape[1:]) < share for rng in rngs]) & shown
+    places = np.argwhere(drawn).tolist()
     if not places:
         return None
-    rng = np.random.default_rng(int(torch.randint(2**62, ())))
     batch, slices, classes, size = targets.labels.shape[:4]
     prompts = []
     for b, t, k in places:
         label = targets.labels[b, t, k].cpu().numpy().astype(np.uint8)
         known = targets.known[b, t, k].cpu().numpy() > 0
-        prompts.append(_draw(label, known, rng, z=b * slices + t, k=k))
+        prompts.append(_draw(label, known, rngs[b], z=b * slices + t, k=k))
     manual, _ = collate(prompts, start=0, stop=batch * slices, classes=classes, size=size)
     assert manual is not None  # there is at least one place
     device = targets.labels.device

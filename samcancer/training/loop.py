@@ -9,8 +9,9 @@ resume.pt        the whole state, written at the start, after every epoch and wh
 log.jsonl, tensorboard/   one line per epoch
 
 The global random state of torch is set at the start, since dropout layers draw from it; nothing
-else does. Stopping after any step and going on gives the same bytes as not stopping, on the CPU and
-without a time budget.
+else does. Without such layers a run takes the same steps on any number of processes, up to the
+order in which sums are taken. Stopping after any step and going on with as many processes gives the
+same bytes as not stopping, on the CPU and without a time budget.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch import nn
 from samcancer.data.dataset import Sample
 from samcancer.errors import InputError
 from samcancer.training.checkpoint import BEST, LAST, save_checkpoint
-from samcancer.training.devices import gathered, largest, on_rank_zero
+from samcancer.training.devices import explaining_lost_processes, gathered, largest, on_rank_zero
 from samcancer.training.epoch_log import EpochLog, EpochMeter
 from samcancer.training.job import TrainJob, make_loader, make_schedule
 from samcancer.training.loader import WorkerDiedError
@@ -92,8 +93,29 @@ def train(
 
     Raises:
         InputError: When there is no state to resume from or it is of another run, when the folder
-            already holds a run, when a file is damaged or the loss is not finite.
+            already holds a run, when a file is damaged or the loss is not finite, or when another
+            process of the run is lost.
     """
+    with explaining_lost_processes():
+        return _train(
+            model,
+            job,
+            fabric=fabric,
+            resume=resume,
+            stop_after_epochs=stop_after_epochs,
+            show_progress=show_progress,
+        )
+
+
+def _train(
+    model: nn.Module,
+    job: TrainJob,
+    *,
+    fabric: Fabric,
+    resume: bool,
+    stop_after_epochs: int | None,
+    show_progress: bool,
+) -> TrainResult:
     state = on_rank_zero(fabric, lambda: _initial_state(job, resume=resume))
     run = _Run(model, job, fabric, state)
     if run.position.finished:
@@ -208,7 +230,7 @@ class _Run:
                 self._fabric, [float(failure is not None), float(batch is None), self._elapsed_s()]
             )
             if failed:
-                raise failure or InputError("another process of this run failed")
+                raise next(error for error in gathered(self._fabric, failure) if error is not None)
             if ended or batch is None:
                 return self.position.batch >= self._schedule.batches_per_epoch
             stopping = self._step(batch, elapsed_s, stop)
@@ -239,13 +261,14 @@ class _Run:
 
         Nothing has changed when it raises because the loss is not finite.
         """
-        gradient = self._stepper.compute(batch)
+        number = self.position.batch
+        gradient = self._stepper.compute(batch, counts=self._schedule.has_share(number))
         bad = not gradient.finite
         someone_bad, stopping = largest(self._fabric, [float(bad), float(stop.requested)])
         if someone_bad:
             self._raise_not_finite(self._loader.case_names(batch) if bad else [])
         self._stepper.apply(self._progress(elapsed_s))
-        stacks = len(batch["image"]) * batch["label_bits"].shape[1]
+        stacks = self._schedule.batch_length(number) * batch["label_bits"].shape[1]
         self._meter.add(gradient.parts, samples=stacks)
         self.position.step += 1
         self.position.batch += 1

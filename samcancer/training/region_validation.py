@@ -29,7 +29,7 @@ from samcancer.config import Config
 from samcancer.data.case_store import CaseStore
 from samcancer.modeling.region_net import margin_slices, predict_presence, slices_around
 from samcancer.modeling.slice_prediction import Member
-from samcancer.training.devices import gathered
+from samcancer.training.devices import gathered, in_order
 from samcancer.training.validate import PaddedSlices
 
 SAFETY = 0.5
@@ -139,7 +139,7 @@ def validate_region(
     """Run a slice classifier over held-out cases; the counterpart of ``validate.validate``."""
     mine = case_ids[fabric.global_rank :: fabric.world_size]
     found = [_curves(model, store, case_id, config=config, fabric=fabric) for case_id in mine]
-    everything = [case for some in gathered(fabric, found) for case in some]
+    everything = in_order(gathered(fabric, found))
     return RegionResult(
         {
             name: calibrate([curves[name] for curves in everything if name in curves])

@@ -60,7 +60,8 @@ class RunOptions:
     config: Config
     resume: bool = False
     accelerator: str = "auto"
-    devices: int = 1
+    devices: int | None = None
+    """Processes on this machine; None takes what was started."""
     stop_after_epochs: int | None = None
     show_progress: bool = True
     start_from: Path | None = None

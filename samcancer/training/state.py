@@ -19,6 +19,9 @@ from samcancer.training.checkpoint import CheckpointMeta, split_state
 
 STATE_FORMAT = 1
 
+_PROCESSES = "number of devices"
+"""Part of a run's identity, by the name that it has in a state."""
+
 
 @dataclass
 class RunPosition:
@@ -57,7 +60,7 @@ def run_identity(meta: CheckpointMeta, pool: SlicePool, *, world_size: int) -> d
         "pseudo labels": str(meta.pseudo_labels_fingerprint),
         "text embeddings": str(meta.text),
         "start": str(meta.started_from),
-        "number of devices": str(world_size),
+        _PROCESSES: str(world_size),
     }
 
 
@@ -110,7 +113,14 @@ def require_same_run(state: dict[str, Any], identity: dict[str, str], *, path: P
             mend="use the version of samcancer that wrote it",
         )
     for part, expected in identity.items():
-        if state["identity"].get(part) != expected:
+        before = state["identity"].get(part)
+        if part == _PROCESSES and before != expected:
+            raise InputError(
+                f"was written by {before} processes and {expected} were started",
+                path=path,
+                mend=f"go on with {before}, which the dropout and the order of sums follow from",
+            )
+        if before != expected:
             raise InputError(
                 f"was written with another {part}",
                 path=path,

@@ -1,10 +1,16 @@
-"""One optimisation step: forward, masked loss, backward, clipping, update."""
+"""One optimisation step: forward, masked loss, backward, clipping, update.
+
+Several processes share a batch and take the step that one would take with all of it: the loss is
+divided by the amounts of all, batch norms take the statistics of all, gradients are added up, and
+what is drawn for a sample follows from the sample.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
@@ -13,17 +19,22 @@ from samcancer.config import TrainConfig
 from samcancer.data.dataset import Sample
 from samcancer.errors import InputError
 from samcancer.modeling.encoder_features import EncoderFeatures
+from samcancer.training.batch_norm import share_batch_norms
+from samcancer.training.devices import summed
 from samcancer.training.drawn_prompts import draw_prompts
 from samcancer.training.losses import LossParts, Targets, loss_of, unpack_targets
 from samcancer.training.optimizers import make_optimizer
 from samcancer.training.schedule import learning_rate_factor
+
+_TOLD_STREAM = 1
+"""Keeps the numbers drawn for what a network is told apart from those of the augmentation."""
 
 
 class Gradient(NamedTuple):
     """What a batch says before the step is taken."""
 
     parts: LossParts
-    """Of the loss, detached."""
+    """Of the loss of the whole batch, detached."""
     finite: bool
     """Whether loss and gradient are."""
 
@@ -34,12 +45,18 @@ class Stepper:
     def __init__(
         self, model: nn.Module, config: TrainConfig, *, class_count: int, fabric: Fabric
     ) -> None:
-        """Move the network to its device; only parameters that require a gradient are trained."""
+        """Move the network to its device; only parameters that require a gradient are trained.
+
+        Raises:
+            InputError: When several processes train and cannot share a norm of the network.
+        """
         self._config, self._class_count, self._fabric = config, class_count, fabric
         self.optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], config)
         self._takes_presence = bool(getattr(model, "takes_presence", True))
         takes_prompts = bool(getattr(model, "takes_manual_prompts", False))
         self._prompt_share = config.manual_prompts if takes_prompts else 0.0
+        self._summed = summed(fabric)
+        self._norms = share_batch_norms(model) if fabric.world_size > 1 else []
         self._model, self._fabric_optimizer = fabric.setup(model, self.optimizer)
 
     @property
@@ -51,24 +68,34 @@ class Stepper:
         """Switch layers such as dropout to training."""
         self._model.train()
 
-    def compute(self, batch: Sample) -> Gradient:
+    def compute(self, batch: Sample, *, counts: bool = True) -> Gradient:
         """Compute the clipped gradient of a batch; the network does not change yet.
+
+        Args:
+            batch: This process's share of it.
+            counts: False when the share is empty and what is given stands in for it.
 
         Raises:
             InputError: When the GPU's memory is full.
         """
         targets = unpack_targets(batch, self._class_count)
+        if not counts:
+            targets = targets.nothing_known()
+        for shared in self._norms:
+            shared.counts = counts
         self._fabric_optimizer.zero_grad()
         try:
-            output = self._model(batch["image"], *self._told(targets), **_given_features(batch))
-            parts = loss_of(output, targets, self._config)
-            self._fabric.backward(parts.total)
+            told = self._told(targets, batch["seed"].tolist())
+            output = self._model(batch["image"], *told, **_given_features(batch))
+            parts = loss_of(output, targets, self._config, summed=self._summed)
+            # the processes' gradients are averaged, their losses add up
+            self._fabric.backward(parts.total * self._fabric.world_size)
         except torch.OutOfMemoryError:
             raise InputError(
                 f"the GPU has too little memory for train.batch_size {self._config.batch_size}",
                 mend="lower train.batch_size or data.slices_per_sample",
             ) from None
-        parts = LossParts(*(part.detach() for part in parts))
+        parts = self._of_all(parts)
         norm = self._fabric.clip_gradients(
             self._model,
             self._fabric_optimizer,
@@ -77,12 +104,21 @@ class Stepper:
         )
         return Gradient(parts, self._is_finite(parts, norm))
 
-    def _told(self, targets: Targets) -> list[Any]:
+    def _of_all(self, parts: LossParts) -> LossParts:
+        """Add up the processes' parts of the loss, without gradient."""
+        *scalars, class_dice = (part.detach() for part in parts)
+        flat = self._summed(torch.cat([torch.stack(scalars), class_dice.flatten()]))
+        total, dice, bce, presence, coarse = flat[: len(scalars)].unbind()
+        class_dice = flat[len(scalars) :].view_as(class_dice)
+        return LossParts(total, dice, bce, presence, coarse, class_dice)
+
+    def _told(self, targets: Targets, seeds: list[int]) -> list[Any]:
         """Return what the network is told about the batch: presence, and drawn prompts if any."""
         if not self._takes_presence:
             return []
-        presence = targets.teacher_presence(false_share=self._config.false_presence)
-        manual = draw_prompts(targets, share=self._prompt_share)
+        rngs = [np.random.default_rng([_TOLD_STREAM, seed]) for seed in seeds]
+        presence = targets.teacher_presence(false_share=self._config.false_presence, rngs=rngs)
+        manual = draw_prompts(targets, share=self._prompt_share, rngs=rngs)
         return [presence] if manual is None else [presence, manual]
 
     def apply(self, progress: float) -> None:

@@ -31,7 +31,7 @@ from samcancer.modeling.chunks import SliceSource
 from samcancer.modeling.predict import predict_slices
 from samcancer.modeling.predict_options import PredictOptions
 from samcancer.modeling.slice_prediction import SlicePrediction
-from samcancer.training.devices import gathered
+from samcancer.training.devices import gathered, in_order
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -171,8 +171,7 @@ def validate(
         count_case(model, store, case_id, config=config, device=fabric.device)
         for case_id in case_ids[fabric.global_rank :: fabric.world_size]
     ]
-    everything = [case for some in gathered(fabric, counts) for case in some]
-    return summarise(everything, store.class_names)
+    return summarise(in_order(gathered(fabric, counts)), store.class_names)
 
 
 def count_case(

@@ -38,6 +38,13 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == f"samcancer {__version__}"
 
 
+def test_the_package_runs_as_a_module_as_launchers_take_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "samcancer", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"samcancer {__version__}"
+
+
 def test_unknown_verb_is_one_line_that_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["segment"]) == EXIT_BAD_INPUT
     message = capsys.readouterr().err

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from samcancer.data.sampling import EpochBatchSampler, EpochSchedule, PoolCase, SlicePool
 from samcancer.errors import InputError
@@ -94,7 +97,8 @@ def test_an_empty_pool_is_refused() -> None:
 
 
 def schedule(**changes: int) -> EpochSchedule:
-    return EpochSchedule(pool(), seed=3, batch_size=8, lesion_fraction=0.5, **changes)
+    parts = {"seed": 3, "batch_size": 8, **changes}
+    return EpochSchedule(pool(), lesion_fraction=0.5, **parts)
 
 
 def test_a_resumed_epoch_gives_the_rest_of_the_same_batches() -> None:
@@ -105,18 +109,41 @@ def test_a_resumed_epoch_gives_the_rest_of_the_same_batches() -> None:
     assert len(sampler) == len(whole) - 3 == 7
 
 
-def test_processes_share_each_batch_and_take_equal_steps() -> None:
-    whole = schedule().batches(0)
-    shares = [schedule(rank=rank, world_size=4).batches(0) for rank in range(4)]
-    assert [len(share) for share in shares] == [10] * 4
-    for number, batch in enumerate(whole[:-1]):
+@settings(deadline=None)
+@given(
+    world_size=st.integers(1, 8),
+    per_process=st.integers(1, 5),
+    samples=st.integers(1, 60),
+    epoch=st.integers(0, 3),
+)
+def test_processes_share_an_epoch_without_loss_or_repeat(
+    world_size: int, per_process: int, samples: int, epoch: int
+) -> None:
+    batch_size = world_size * per_process
+    parts = {"batch_size": batch_size, "samples_per_epoch": samples}
+    whole = schedule(**parts).batches(epoch)
+    ranks = [schedule(**parts, rank=r, world_size=world_size) for r in range(world_size)]
+    shares = [rank.batches(epoch) for rank in ranks]
+    assert {len(share) for share in shares} == {len(whole)} == {math.ceil(samples / batch_size)}
+    for number, batch in enumerate(whole):
         together = [key for share in shares for key in share[number]]
-        assert sorted(together) == sorted(batch)
-    # 75 samples leave 3 for the last batch; the fourth process repeats one of them
-    assert [len(share[-1]) for share in shares] == [1] * 4
-    assert {share[-1][0] for share in shares} == set(whole[-1])
+        assert Counter(together) == Counter(batch)
+        assert len(batch) == ranks[0].batch_length(number)
+        assert [bool(share[number]) for share in shares] == [r.has_share(number) for r in ranks]
+    assert Counter(key for batch in whole for key in batch) == Counter(
+        pool().plan_epoch(3, epoch, samples_per_epoch=samples, lesion_fraction=0.5)
+    )
+
+
+def test_a_process_without_a_share_is_given_a_sample_of_the_epoch_to_run_on() -> None:
+    # 75 samples in batches of 8 leave 3 for the last one, none of them for the fourth process
+    fourth = schedule(rank=3, world_size=4)
+    given = list(EpochBatchSampler(fourth))
+    assert fourth.batches(0)[-1] == []
+    assert given[-1] == schedule().batches(0)[0][:1]
+    assert given[:-1] == fourth.batches(0)[:-1]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    with pytest.raises(InputError, match="8 cannot be shared by 3 devices"):
+    with pytest.raises(InputError, match=r"8 cannot be shared by 3 processes.*a multiple of 3"):
         schedule(world_size=3)

@@ -74,8 +74,8 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     found: list[float] = []
     compute = Stepper.compute
 
-    def remembered(self: Stepper, batch: Any) -> Any:
-        gradient = compute(self, batch)
+    def remembered(self: Stepper, batch: Any, **options: Any) -> Any:
+        gradient = compute(self, batch, **options)
         found.append(float(gradient.parts.total))
         return gradient
 

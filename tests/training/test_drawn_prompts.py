@@ -24,9 +24,14 @@ def targets() -> Targets:
     return Targets(labels, known, labels.amax(dim=(-2, -1)), torch.ones(2, 2, 2))
 
 
+def generators(*seeds: int) -> list[np.random.Generator]:
+    return [np.random.default_rng(seed) for seed in seeds]
+
+
 def many(count: int = 60) -> list[ManualPrompts]:
-    torch.manual_seed(0)
-    drawn = [draw_prompts(targets(), share=1.0) for _ in range(count)]
+    drawn = [
+        draw_prompts(targets(), share=1.0, rngs=generators(2 * i, 2 * i + 1)) for i in range(count)
+    ]
     return [manual for manual in drawn if manual is not None]
 
 
@@ -77,19 +82,34 @@ def test_rough_masks_are_a_few_pixels_off_and_never_empty() -> None:
     assert min(areas) < 100 < max(areas)
 
 
-def test_the_same_random_state_draws_the_same() -> None:
+def test_the_same_seeds_draw_the_same() -> None:
     one, other = many(5), many(5)
     for a, b in zip(one, other, strict=True):
         np.testing.assert_array_equal(a.points.numpy(), b.points.numpy())
         np.testing.assert_array_equal(a.kinds.numpy(), b.kinds.numpy())
 
 
+def test_a_sample_is_given_the_same_prompts_in_any_batch() -> None:
+    both, seeds = targets(), (3, 8)
+    whole = draw_prompts(both, share=1.0, rngs=generators(*seeds))
+    assert whole is not None
+    for b, seed in enumerate(seeds):
+        own = Targets(*(part[b : b + 1] for part in both))
+        alone = draw_prompts(own, share=1.0, rngs=generators(seed))
+        assert alone is not None
+        given = alone.kinds != NO_POINT
+        count = given.shape[-1]
+        assert torch.equal(given[0], (whole.kinds[b] != NO_POINT)[..., :count])
+        assert torch.equal(alone.points[0][given[0]], whole.points[b][..., :count, :][given[0]])
+
+
 def test_a_share_of_zero_draws_nothing_and_leaves_the_random_state_alone() -> None:
     state = torch.get_rng_state()
-    assert draw_prompts(targets(), share=0.0) is None
+    assert draw_prompts(targets(), share=0.0, rngs=generators(0, 1)) is None
+    draw_prompts(targets(), share=1.0, rngs=generators(0, 1))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_where_no_lesion_is_there_is_no_prompt() -> None:
     empty = targets()._replace(presence=torch.zeros(2, 2, 2))
-    assert draw_prompts(empty, share=1.0) is None
+    assert draw_prompts(empty, share=1.0, rngs=generators(0, 1)) is None

@@ -55,6 +55,7 @@ def test_batches_have_the_shapes_of_the_contract() -> None:
         "presence_known": ((4, 2), torch.int32),
         "case_index": ((4,), torch.int64),
         "z": ((4,), torch.int64),
+        "seed": ((4,), torch.int64),
     }
 
 
