@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from samcancer.commands import EXIT_OK, EXIT_SOME_FAILED
+from samcancer.commands.data_options import add_data_arguments, data_folder
 
 DESCRIPTION = """\
 Fits presence, probability and size thresholds of every lesion class so that at most a share of
@@ -23,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--data", type=Path, required=True, metavar="STORE", help="case store")
+    add_data_arguments(parser)
     parser.add_argument(
         "--runs", type=Path, required=True, help="folder with the fold runs and the final run"
     )
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if (args.runs / args.name).is_dir() or args.output is not None:
         require_writable_folder(output)
     fitted = calibrate(
-        args.data,
+        data_folder(args),
         args.runs,
         max_fp_scans=args.max_fp_scans,
         healthy=args.healthy,

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samcancer.commands.data_options import add_data_arguments, data_folder
 from samcancer.config import Config, load_config, with_overrides
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the shared options."""
-    parser.add_argument("--data", type=Path, required=True, metavar="STORE", help="case store")
+    add_data_arguments(parser)
     parser.add_argument(
         "--output", type=Path, required=True, metavar="RUNS", help="folder of all runs"
     )
@@ -83,7 +84,7 @@ def read_options(args: argparse.Namespace, *, inherited: Config | None) -> RunOp
     }
     given = [f"{name}={value}" for name, value in shorthands.items() if value is not None]
     return RunOptions(
-        store=args.data,
+        store=data_folder(args),
         output=args.output,
         config=with_overrides(config, [*args.set, *given]),
         resume=args.resume,

@@ -66,7 +66,7 @@ class Folds:
             raise ValueError(f"fold must be 0 to {self.count - 1}, got {fold}")
 
     def _check(self, cases: Mapping[str, CaseInfo]) -> None:
-        patients = {info.patient_id for info in cases.values()}
+        patients = set(self._case_patients.values())
         missing = sorted(patients - self._fold_of.keys())
         extra = sorted(self._fold_of.keys() - patients)
         if missing or extra:
@@ -128,24 +128,27 @@ def split_patients(cases: Mapping[str, CaseInfo], *, count: int, seed: int) -> d
             range(count),
             key=lambda f: (sum(dealt[f][name] for name in content[i]), dealt[f].total(), f),
         )
-        dealt[fold] += content[i]
+        dealt[fold].update(content[i])
         fold_of.update(dict.fromkeys(shuffled[i], fold))
     return fold_of
 
 
 def patient_groups(cases: Mapping[str, CaseInfo]) -> list[tuple[str, ...]]:
     """Return the patients, those that share a scan together; sorted."""
-    parent = {info.patient_id: info.patient_id for info in cases.values()}
+    parent: dict[str, str] = {}
 
     def root(patient: str) -> str:
         while parent[patient] != patient:
+            parent[patient] = parent[parent[patient]]  # keeps long chains from being walked again
             patient = parent[patient]
         return patient
 
     first_with: dict[str, str] = {}
-    for info in cases.values():
+    for info in cases.values():  # once: the cases of a large store are read from its index anew
+        patient = info.patient_id
+        parent.setdefault(patient, patient)
         for digest in (info.source_sha256, info.content_sha256):
-            a, b = root(info.patient_id), root(first_with.setdefault(digest, info.patient_id))
+            a, b = root(patient), root(first_with.setdefault(digest, patient))
             parent[max(a, b)] = min(a, b)
     members: defaultdict[str, list[str]] = defaultdict(list)
     for patient in sorted(parent):

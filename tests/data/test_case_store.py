@@ -132,8 +132,8 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
 
 def test_a_store_of_another_version_is_refused(store: CaseStore) -> None:
     path = store.folder / "store.json"
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 7'))
-    with pytest.raises(InputError, match="has format version 7, this program reads 1"):
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 7'))
+    with pytest.raises(InputError, match="has format version 7, this program reads 1 and 2"):
         CaseStore(store.folder)
 
 
@@ -207,7 +207,7 @@ def _read_or_refuse(folder: Path) -> tuple[bytes, bytes] | Path | None:
 
 def _flip_and_read(folder: Path, flips: int) -> None:
     """Each flipped bit is found by verify; reading either refuses or gives the right voxels."""
-    path = write_store(folder, [case_info("a")]) / "cases" / "a.h5"
+    path = CaseStore(write_store(folder, [case_info("a")])).file_of("a")
     good, expected = path.read_bytes(), _read_all(folder)
     rng = np.random.default_rng(5)
     for position in rng.integers(0, len(good), flips):

@@ -147,11 +147,11 @@ def test_preparing_again_keeps_what_is_there(tmp_path: Path) -> None:
     raw, store = raw_liver(tmp_path), tmp_path / "store"
     run(store, raw)
     before = bytes_of(store)
-    times = {p: p.stat().st_mtime_ns for p in (store / "cases").iterdir()}
+    times = {p: p.stat().st_mtime_ns for p in store.glob("cases/*/*/*.h5")}
     summary = run(store, raw, verify=True)
     assert (summary.prepared, summary.kept) == (0, 3)
     assert bytes_of(store) == before
-    assert {p: p.stat().st_mtime_ns for p in (store / "cases").iterdir()} == times
+    assert {p: p.stat().st_mtime_ns for p in store.glob("cases/*/*/*.h5")} == times
 
 
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_damaged_finished_case_is_prepared_again(tmp_path: Path) -> None:
     raw, store = raw_liver(tmp_path), tmp_path / "store"
     run(store, raw)
     before = bytes_of(store)
-    path = store / "cases" / "case1.h5"
+    path = CaseStore(store).file_of("case1")
     path.write_bytes(path.read_bytes()[:-7])
     summary = run(store, raw)
     assert (summary.prepared, summary.kept) == (1, 2)
@@ -184,7 +184,7 @@ def test_a_finished_case_lost_together_with_its_scan_leaves_the_index(tmp_path: 
     raw, store = raw_liver(tmp_path), tmp_path / "store"
     run(store, raw)
     whole, scan = bytes_of(store), raw / "imagesTr" / "case1_0000.nii.gz"
-    (store / "cases" / "case1.h5").unlink()
+    CaseStore(store).file_of("case1").unlink()
     content = scan.read_bytes()
     scan.write_bytes(content[:-200])
     summary = run(store, raw)
@@ -214,7 +214,7 @@ def test_a_changed_label_is_not_silently_ignored(tmp_path: Path) -> None:
     summary = run(store, raw)
     assert [r.case_id for r in summary.refused] == ["case0"]
     assert "the label changed since case 'case0' was prepared" in summary.refused[0].fact
-    (store / "cases" / "case0.h5").unlink()
+    CaseStore(store).file_of("case0").unlink()
     run(store, raw)
     assert CaseStore(store).cases["case0"].voxels == {"liver_lesion": 9}
 
@@ -241,11 +241,11 @@ def _start(raw: Path, store: Path, workers: int) -> subprocess.Popen[bytes]:
 
 def _kill_while_working(raw: Path, store: Path, *, workers: int) -> bool:
     """Start, kill at the first new case, and return whether the kill came before the end."""
-    finished = set(store.glob("cases/[!.]*.h5"))
+    finished = set(store.glob("cases/*/*/[!.]*.h5"))
     process = _start(raw, store, workers)
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
-        if set(store.glob("cases/[!.]*.h5")) - finished:
+        if set(store.glob("cases/*/*/[!.]*.h5")) - finished:
             break
         time.sleep(0.002)
     process.kill()
@@ -262,7 +262,7 @@ def _kill_and_restart(tmp_path: Path, kills: int) -> None:
     run(tmp_path / "whole", raw, size=64)
     killed = attempts = 0
     while killed < kills and attempts < 3 * kills:
-        for path in sorted(store.glob("cases/[!.]*.h5"))[attempts % 2 :: 2]:
+        for path in sorted(store.glob("cases/*/*/[!.]*.h5"))[attempts % 2 :: 2]:
             path.unlink()
         killed += _kill_while_working(raw, store, workers=1 + attempts % 2)
         attempts += 1
