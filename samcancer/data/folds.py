@@ -7,7 +7,7 @@ the fifth inconsistency of [UM] section 3, data overlap.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -115,20 +115,23 @@ def split_patients(cases: Mapping[str, CaseInfo], *, count: int, seed: int) -> d
             f"{count} folds need at least {count} patients, the store has {len(groups)}",
             mend="prepare more patients or set fewer folds",
         )
-    traits: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    number_of: dict[str, int] = {}
+    traits: defaultdict[str, list[int]] = defaultdict(list)
     for info in cases.values():
-        present = [f"{info.dataset}/{name}" for name, count in info.voxels.items() if count]
-        traits[info.patient_id].update([info.dataset, *present])
+        present = [f"{info.dataset}/{name}" for name, voxels in info.voxels.items() if voxels]
+        numbers = [number_of.setdefault(t, len(number_of)) for t in (info.dataset, *present)]
+        traits[info.patient_id] += numbers
     shuffled = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
-    content = [sum((traits[patient] for patient in members), Counter()) for members in shuffled]
+    content = [[t for patient in members for t in traits[patient]] for members in shuffled]
     fold_of: dict[str, int] = {}
-    dealt: list[Counter[str]] = [Counter() for _ in range(count)]
-    for i in sorted(range(len(shuffled)), key=lambda i: -content[i].total()):
-        fold = min(
-            range(count),
-            key=lambda f: (sum(dealt[f][name] for name in content[i]), dealt[f].total(), f),
-        )
-        dealt[fold].update(content[i])
+    dealt = np.zeros((count, len(number_of)), np.int64)
+    totals = [0] * count
+    for i in sorted(range(len(shuffled)), key=lambda i: -len(content[i])):
+        numbers = content[i]
+        alike = dealt[:, sorted(set(numbers))].sum(axis=1).tolist()
+        fold = min(range(count), key=lambda f: (alike[f], totals[f], f))
+        np.add.at(dealt[fold], numbers, 1)
+        totals[fold] += len(numbers)
         fold_of.update(dict.fromkeys(shuffled[i], fold))
     return fold_of
 
