@@ -257,7 +257,7 @@ def test_a_line_that_names_a_file_elsewhere_is_refused(
 ) -> None:
     changed = dataclasses.replace(store.cases["b"], **changes)
     write_index(store.folder, [changed])
-    with pytest.raises(InputError, match="line 1 says that case .* which is no file of a store"):
+    with pytest.raises(InputError, match=r"line 1 says that case .* which is no file of a store"):
         CaseStore(store.folder).file_of(changed.case_id)
 
 

@@ -148,7 +148,7 @@ def test_a_case_prepared_anew_replaces_what_was_cached(
 @pytest.mark.parametrize("status", [403, 500])
 def test_a_server_that_refuses_is_quoted(server: StoreServer, tmp_path: Path, status: int) -> None:
     server.status = status
-    with pytest.raises(InputError, match="store.json: cannot be fetched .the server answers"):
+    with pytest.raises(InputError, match=rf"cannot be fetched \(the server answers {status}\)"):
         opened(server, tmp_path / "cache")
 
 
