@@ -233,7 +233,10 @@ def _resident_mb() -> float:
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MEGABYTE
+    """Return the peak of this process alone; getrusage's may be that of the one it came from."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024 / _MEGABYTE
 
 
 if __name__ == "__main__":
