@@ -44,3 +44,11 @@ def test_a_small_run_is_published(words: list[str], results_page: Path) -> None:
         assert size["process_mb_at_load"] >= size["process_mb_before"]
         assert size["slices"] / 4 <= size["samples_of_all"] <= size["slices"]
     assert "| open the store |" in results_page.read_text()
+
+
+@pytest.mark.slow
+def test_100_000_cases_open_in_two_seconds_and_500_megabytes() -> None:
+    found = scale.measure_apart(100_000)
+    assert found["cases"] == 100_000
+    assert found["steps"]["load"]["cpu_seconds"] < 2
+    assert found["process_mb_at_load"] < 500
