@@ -335,6 +335,7 @@ def _checked(line: bytes) -> tuple[str, bytes]:
         case_id = rest[len(_ID_START) : end]
         if rest.startswith(_ID_START) and end > 0 and b"\\" not in case_id:
             return case_id.decode("utf-8"), text
+        return str(json.loads(text)["case_id"]), text
     return CaseInfo.from_json(text).case_id, text
 
 

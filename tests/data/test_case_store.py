@@ -249,6 +249,7 @@ def test_files_lie_in_a_few_folders_of_their_data_set() -> None:
         {"file": "/etc/passwd"},
         {"file": "cases/a.h5"},
         {"case_id": "../b", "file": "cases/../b.h5"},
+        {"case_id": "a\nb", "file": "cases/a\nb.h5"},
         {"file_sha256": "../../x"},
     ],
 )
