@@ -7,7 +7,7 @@ DEMO   ?= demo
 REAL   ?= demo-real
 
 .PHONY: help install lint format test test-slow reliability audit demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-healthy-scans bench-boxes bench-startup bench-training \
-	bench-engine bench-roofline bench-backends bench-whole-scan bench-efficiency bench-region bench-overlap bench-systems bench-ablations bench-evaluation clean
+	bench-engine bench-roofline bench-backends bench-whole-scan bench-efficiency bench-region bench-overlap bench-systems bench-ablations bench-evaluation bench-scale clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -113,6 +113,9 @@ bench-systems: $(READY)  ## the papers' systems side by side on synthetic patien
 
 bench-evaluation: $(READY)  ## seconds to score 40 label maps of 512 x 512 x 100, and plainly
 	$(BIN)/python benchmarks/evaluation_speed.py
+
+bench-scale: $(READY)  ## index, folds and sampler of 1,000 to 100,000 cases
+	$(BIN)/python benchmarks/scale.py --part index
 
 bench-ablations: $(READY)  ## the papers' ablations that need no published weights
 	for name in slices vectors partial presence fusion; do $(BIN)/python benchmarks/ablations.py $$name --output ablations || exit; done

@@ -6,6 +6,7 @@ anything is resized.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import time
@@ -21,11 +22,12 @@ from scipy import ndimage
 from data_prep.dicom_labels import read_dicom_label, series_of_label
 from data_prep.sources import SourceCase
 from samcancer.data.case_store import CaseInfo, case_file_bytes, verify_case_file, write_case
+from samcancer.data.slice_runs import SliceRuns
 from samcancer.data.store_index import content_sha256
 from samcancer.errors import InputError
 from samcancer.files import sha256_of
-from samcancer.geometry import Geometry, canonicalise, require_same_grid
-from samcancer.inplane import InPlaneGrid, resize_mask, resize_slices
+from samcancer.geometry import canonicalise, require_same_grid
+from samcancer.inplane import in_plane_grid, resize_mask, resize_slices
 from samcancer.taxonomy import DatasetSpec, Taxonomy
 from samcancer.volume_io import CtVolume, LabelVolume, ReadOptions, read_ct, read_labels
 from samcancer.volume_io.formats import DICOM_SUFFIXES, is_dicom_file
@@ -92,9 +94,10 @@ def convert_case(job: CaseJob) -> CaseResult:
                 return CaseResult(case_id=case_id, info=job.known, kept=True)
             warnings = (f"{damage.fact}: prepared again",)
         content = _prepare(job)
+        known_file = "" if job.known is None else job.known.file  # a case keeps its place
         info = write_case(
             job.store,
-            content.info,
+            dataclasses.replace(content.info, file=known_file),
             job.class_names,
             slices_hu=content.slices_hu,
             label_bits=content.label_bits,
@@ -156,8 +159,6 @@ def _prepare(job: CaseJob) -> _Content:
         size=job.size,
         annotated=annotated,
         geometry=image.geometry,
-        canonical_geometry=canonical,
-        grid=grid,
         voxels=voxels,
         volume_ml={n: round(v * canonical.voxel_volume_ml, 6) for n, v in voxels.items()},
         lesions=lesions,
@@ -170,13 +171,6 @@ def _prepare(job: CaseJob) -> _Content:
         warnings=image.warnings + (label.warnings if label is not None else ()),
         voxels=hu.size,
     )
-
-
-def in_plane_grid(canonical: Geometry, size: int) -> InPlaneGrid:
-    """Return the grid that resizes the slices of a canonical volume to ``size``."""
-    columns, rows, _ = canonical.size_xyz
-    column_spacing_mm, row_spacing_mm, _ = canonical.spacing_mm
-    return InPlaneGrid(rows, columns, row_spacing_mm, column_spacing_mm, size)
 
 
 def require_known_values(
@@ -278,10 +272,10 @@ def _count_components(mask: NDArray[np.bool_]) -> int:
 
 def _positive_slices(
     label_bits: NDArray[np.uint32], annotated: tuple[str, ...], class_names: tuple[str, ...]
-) -> dict[str, list[int]]:
+) -> dict[str, SliceRuns]:
     shown = np.bitwise_or.reduce(label_bits, axis=(1, 2))
     return {
-        name: [int(z) for z in np.flatnonzero(shown >> class_names.index(name) & 1)]
+        name: SliceRuns.of(np.flatnonzero(shown >> class_names.index(name) & 1).tolist())
         for name in annotated
     }
 

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -33,6 +34,7 @@ from data_prep.summary import (
 )
 from samcancer.data.case_store import (
     CASES_NAME,
+    FORMAT_VERSION,
     STORE_NAME,
     TAXONOMY_NAME,
     CaseInfo,
@@ -42,6 +44,7 @@ from samcancer.data.case_store import (
     write_index,
     write_store_info,
 )
+from samcancer.data.remote_store import require_plain_store
 from samcancer.data.store_index import append_to_index
 from samcancer.errors import InputError
 from samcancer.files import (
@@ -118,9 +121,11 @@ def prepare(options: PrepareOptions, *, show_progress: bool = True) -> Summary:
     )
     with folder_lock(options.output, purpose="prepare-slices"):
         remove_stale_temporaries(options.output)
+        require_plain_store(options.output)
         require_own_folder(options.output / CASES_NAME)
         (options.output / CASES_NAME).mkdir(exist_ok=True)
-        remove_stale_temporaries(options.output / CASES_NAME)
+        for folder, _, _ in os.walk(options.output / CASES_NAME):
+            remove_stale_temporaries(Path(folder))
         store = _start_store(options, sources, taxonomy)
         known = {info.case_id: info for info in read_index(options.output, drop_damaged=True)}
         write_index(options.output, known.values())
@@ -154,7 +159,8 @@ def _start_store(
         store = StoreInfo(wanted, options.size or DEFAULT_SIZE)
         write_store_info(options.output, store)
         return store
-    store = read_store_info(options.output)
+    found = read_store_info(options.output)
+    store = dataclasses.replace(found, format_version=FORMAT_VERSION)
     if options.size not in (None, store.size):
         raise InputError(
             f"holds slices of {store.size} pixels, --size is {options.size}",
@@ -168,6 +174,8 @@ def _start_store(
             path=options.output,
             mend="choose another folder, or name its --class-set",
         )
+    if store != found:  # one of an older version: its index is brought to the present form
+        write_store_info(options.output, store)
     return store
 
 

@@ -287,6 +287,11 @@ def is_safe_name(name: str) -> bool:
     return bool(name) and _UNSAFE_NAME.search(name) is None
 
 
+def safe_name(name: str) -> str:
+    """Return a name that files may have, with underscores for what they may not."""
+    return _UNSAFE_NAME.sub("_", name) or "_"
+
+
 def require_own_folder(folder: Path) -> None:
     """Refuse a folder below an output that is a link, so that results stay where they were asked.
 

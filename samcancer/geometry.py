@@ -55,8 +55,7 @@ class Geometry:
             raise ValueError(f"origin must be three finite numbers, got {self.origin_mm}")
         if len(self.direction) != 9 or not all(map(math.isfinite, self.direction)):
             raise ValueError(f"direction must be nine finite numbers, got {self.direction}")
-        matrix = self.direction_matrix
-        if np.abs(matrix.T @ matrix - np.eye(3)).max() > ORTHONORMAL_TOLERANCE:
+        if _skewness(self.direction) > ORTHONORMAL_TOLERANCE:
             raise ValueError(f"direction must be orthonormal, got {self.direction}")
 
     @property
@@ -145,6 +144,13 @@ def canonicalise(
     if array.shape != geometry.shape:
         msg = f"array of shape {array.shape} on a grid of shape {geometry.shape}"
         raise ValueError(msg)
+    turned, reorientation = canonical_grid(geometry)
+    view = array.transpose(reorientation.axes)[_steps(reorientation.flips)]
+    return view, turned, reorientation
+
+
+def canonical_grid(geometry: Geometry) -> tuple[Geometry, Reorientation]:
+    """Return the grid that :func:`canonicalise` turns a volume to, and what undoes the turn."""
     matrix = geometry.direction_matrix
     axis_of = _nearest_axes(matrix)
     flip = [bool(matrix[world, axis_of[world]] < 0) for world in range(3)]
@@ -163,8 +169,7 @@ def canonicalise(
     reorientation = Reorientation(
         axes=_triple(2 - axis_of[2 - i] for i in range(3)), flips=_triple(flip[::-1])
     )
-    view = array.transpose(reorientation.axes)[_steps(reorientation.flips)]
-    return view, turned, reorientation
+    return turned, reorientation
 
 
 def restore(array: NDArray[_Scalar], reorientation: Reorientation) -> NDArray[_Scalar]:
@@ -196,6 +201,19 @@ def require_same_grid(
             path=label_path,
             mend=mend,
         )
+
+
+def _skewness(direction: tuple[float, ...]) -> float:
+    """Return by how much axes differ from orthonormal ones; 3 x 3 is too small for NumPy."""
+    a, b, c, d, e, f, g, h, i = direction
+    return max(
+        abs(a * a + d * d + g * g - 1),
+        abs(b * b + e * e + h * h - 1),
+        abs(c * c + f * f + i * i - 1),
+        abs(a * b + d * e + g * h),
+        abs(a * c + d * f + g * i),
+        abs(b * c + e * f + h * i),
+    )
 
 
 def _nearest_axes(matrix: NDArray[np.float64]) -> tuple[int, int, int]:

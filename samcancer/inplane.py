@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
+from samcancer.geometry import Geometry
 from samcancer.resampling import (
     NEGLIGIBLE,
     FloatArray,
@@ -98,6 +99,13 @@ class InPlaneGrid:
 
     def _column_axis(self) -> tuple[int, int, float]:
         return self.columns, self.size, self.pixel_mm / self.column_spacing_mm
+
+
+def in_plane_grid(canonical: Geometry, size: int) -> InPlaneGrid:
+    """Return the grid that resizes the slices of a canonical volume to ``size``."""
+    columns, rows, _ = canonical.size_xyz
+    column_spacing_mm, row_spacing_mm, _ = canonical.spacing_mm
+    return InPlaneGrid(rows, columns, row_spacing_mm, column_spacing_mm, size)
 
 
 def resize_slices(volume_hu: NDArray[np.int16], grid: InPlaneGrid) -> NDArray[np.int16]:

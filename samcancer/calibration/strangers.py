@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samcancer.data.case_store import STORE_NAME, CaseStore
+from samcancer.data.case_store import CaseStore, is_store
 from samcancer.data.store_index import content_sha256
 from samcancer.errors import InputError
 from samcancer.geometry import canonicalise
@@ -53,7 +53,7 @@ class Strangers:
         return [
             scan
             for folder in folders
-            for scan in (self._stored(folder) if _is_store(folder) else self._raw(folder))
+            for scan in (self._stored(folder) if is_store(folder) else self._raw(folder))
         ]
 
     def _raw(self, folder: Path) -> list[HealthyScan]:
@@ -108,7 +108,3 @@ class Strangers:
 
 def _open_stored(store: CaseStore, case_id: str) -> Opened:
     return PaddedSlices(store, case_id), store.cases[case_id].voxel_mm
-
-
-def _is_store(folder: Path) -> bool:
-    return (folder / STORE_NAME).is_file()

@@ -7,6 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
+from samcancer.commands.data_options import add_data_arguments, data_folder
 from samcancer.errors import InputError
 
 DESCRIPTION = """\
@@ -22,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("--data", type=Path, required=True, metavar="STORE", help="case store")
+    add_data_arguments(parser)
     parser.add_argument(
         "--config", type=Path, required=True, metavar="FILE", help="the training's, YAML"
     )
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     config = with_overrides(load_config(args.config), args.set)
     folder = _folder(args.output, config.train.feature_cache)
     require_cacheable(config)
-    store = open_store(args.data, config)
+    store = open_store(data_folder(args), config)
     model = build_network(config.model, store.class_names, seed=config.train.seed)
     plan = plan_fill(folder, store, model, config)
     if not plan.to_do:

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from samcancer.commands import EXIT_OK, EXIT_SOME_FAILED
+from samcancer.commands.data_options import add_data_arguments, data_folder
 from samcancer.commands.shared_options import share
 
 DESCRIPTION = """\
@@ -24,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--data", type=Path, required=True, metavar="STORE", help="case store")
+    add_data_arguments(parser)
     parser.add_argument(
         "--runs", type=Path, required=True, help="folder with the fold runs and the final run"
     )
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if (args.runs / args.name).is_dir() or args.output is not None:
         require_writable_folder(output)
     fitted = calibrate(
-        args.data,
+        data_folder(args),
         args.runs,
         max_fp_scans=args.max_fp_scans,
         healthy=args.healthy,

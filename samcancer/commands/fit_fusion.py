@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samcancer.commands.data_options import add_data_arguments, data_folder
+
 if TYPE_CHECKING:
     from samcancer.training.fusion_fit import Fit
     from samcancer.training.validate import ClassResult
@@ -21,7 +23,7 @@ EXAMPLE = "samcancer fit-fusion --data store --runs runs_sam runs_unet --output 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("--data", type=Path, required=True, metavar="STORE", help="case store")
+    add_data_arguments(parser)
     parser.add_argument(
         "--runs",
         type=Path,
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from samcancer.training.fusion_fit import fit_fusion
 
     fit = fit_fusion(
-        args.data,
+        data_folder(args),
         args.runs,
         args.output,
         name=args.name,

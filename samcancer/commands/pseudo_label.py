@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samcancer.commands.data_options import add_data_arguments, data_folder
+
 if TYPE_CHECKING:
     from samcancer.training.pseudo_labels import ClassSummary
 
@@ -19,7 +21,7 @@ EXAMPLE = "samcancer pseudo-label --data store --runs runs"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("--data", type=Path, required=True, metavar="STORE", help="case store")
+    add_data_arguments(parser)
     parser.add_argument(
         "--runs", type=Path, required=True, metavar="RUNS", help="folder with the fold runs"
     )
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from samcancer.training.pseudo_labels import write_pseudo_labels
 
     summaries = write_pseudo_labels(
-        args.data, args.runs, device=args.device, show_progress=not args.quiet
+        data_folder(args), args.runs, device=args.device, show_progress=not args.quiet
     )
     _print_summary(summaries)
     return 0

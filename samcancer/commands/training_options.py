@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samcancer.commands.data_options import add_data_arguments, data_folder
 from samcancer.config import Config, load_config, with_overrides
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the shared options."""
-    parser.add_argument("--data", type=Path, required=True, metavar="STORE", help="case store")
+    add_data_arguments(parser)
     parser.add_argument(
         "--output", type=Path, required=True, metavar="RUNS", help="folder of all runs"
     )
@@ -99,7 +100,7 @@ def read_options(args: argparse.Namespace, *, inherited: Config | None) -> RunOp
     from samcancer.training.run import RunOptions
 
     return RunOptions(
-        store=args.data,
+        store=data_folder(args),
         output=args.output,
         config=read_config(args, inherited=inherited),
         resume=args.resume,

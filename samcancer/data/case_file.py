@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from samcancer.config import SLICE_CONTEXT
 from samcancer.data.slice_reader import SliceReader
-from samcancer.data.store_index import CASES_NAME, FORMAT_VERSION, CaseInfo, case_file_name
+from samcancer.data.store_index import CASES_NAME, CaseInfo, case_file_name
 from samcancer.errors import InputError
 from samcancer.files import atomic_path, sha256_of
 
@@ -38,6 +38,9 @@ __all__ = [
     "write_bytes_atomic",
     "write_case",
 ]
+
+_CASE_FORMAT_VERSION = 1
+"""Version of a case's file, which its attributes tell; that of the store is another."""
 
 _STACK_SLICES = 2 * SLICE_CONTEXT + 1
 
@@ -55,7 +58,7 @@ def case_file_bytes(
     """Build a case's HDF5 file; equal arguments give equal bytes.
 
     Args:
-        info: Where attributes come from; ``file`` and ``file_sha256`` are not used.
+        info: Where attributes come from; ``file`` and ``file_sha256`` are not in them.
         class_names: Of the store.
         slices_hu: (Z, S, S), not padded.
         label_bits: (Z, S, S).
@@ -85,6 +88,8 @@ def write_case(
 ) -> CaseInfo:
     """Write a case's file atomically, verified by reading it back; arguments as above.
 
+    It goes where ``info.file`` says; a case that has no file yet gets its place.
+
     Returns:
         The info with ``file`` and ``file_sha256``, to be put into the index.
 
@@ -94,7 +99,7 @@ def write_case(
     content = case_file_bytes(info, class_names, slices_hu=slices_hu, label_bits=label_bits)
     done = dataclasses.replace(
         info,
-        file=case_file_name(info.case_id),
+        file=info.file or case_file_name(info.case_id, info.dataset),
         file_sha256=hashlib.sha256(content).hexdigest(),
     )
 
@@ -186,7 +191,7 @@ def _attributes(info: CaseInfo, class_names: Sequence[str]) -> dict[str, Any]:
     """Return what a reader without the index needs; texts have fixed lengths, in UTF-8."""
     geometry = info.geometry
     return {
-        "format_version": np.int32(FORMAT_VERSION),
+        "format_version": np.int32(_CASE_FORMAT_VERSION),
         "case_id": _fixed([info.case_id])[0],
         "patient_id": _fixed([info.patient_id])[0],
         "dataset": _fixed([info.dataset])[0],

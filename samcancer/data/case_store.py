@@ -3,7 +3,10 @@
 STORE/store.json      class names (bit order), size S, format version
 STORE/taxonomy.yaml   the classes and data sets the store was prepared with
 STORE/index.jsonl     one line per verified case, see samcancer.data.store_index
-STORE/cases/ID.h5     slices, stacks and labels, see samcancer.data.case_file
+STORE/cases/DATASET/SHARD/ID.h5   slices, stacks and labels, see samcancer.data.case_file
+
+A folder may also name stores to be read as one, see samcancer.data.joined_stores, or stand for one
+on a server, see samcancer.data.remote_store.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 
@@ -26,6 +29,16 @@ from samcancer.data.case_file import (
     class_bits,
     write_case,
 )
+from samcancer.data.case_table import CaseTable
+from samcancer.data.joined_stores import (
+    TAXONOMY_NAME,
+    common_info,
+    common_taxonomy,
+    common_taxonomy_yaml,
+    is_store,
+    store_folders,
+)
+from samcancer.data.remote_store import remote_files
 from samcancer.data.slice_reader import ReaderPool, SliceReader
 from samcancer.data.store_index import (
     FORMAT_VERSION,
@@ -40,7 +53,7 @@ from samcancer.data.store_index import (
 )
 from samcancer.errors import InputError
 from samcancer.files import sha256_of
-from samcancer.taxonomy import Taxonomy, taxonomy_from_yaml
+from samcancer.taxonomy import Taxonomy
 
 __all__ = [
     "CASES_NAME",
@@ -54,6 +67,7 @@ __all__ = [
     "StoreInfo",
     "case_file_bytes",
     "class_bits",
+    "is_store",
     "read_index",
     "read_store_info",
     "verify_case_file",
@@ -62,9 +76,10 @@ __all__ = [
     "write_store_info",
 ]
 
-TAXONOMY_NAME = "taxonomy.yaml"
-
 _MEND = "run prepare-slices again"
+
+_OPENINGS = 3
+"""Times a fetched file is opened: another process may delete it in between, to make room."""
 
 
 class CaseStore:
@@ -77,10 +92,16 @@ class CaseStore:
             InputError: When the folder holds no store, one of another version, or a bad index.
         """
         self.folder = Path(folder)
-        self._info = read_store_info(self.folder)
-        found = sorted(read_index(self.folder), key=lambda info: info.case_id)
-        self.cases: dict[str, CaseInfo] = {info.case_id: info for info in found}
+        self._folders = store_folders(self.folder)
+        self._info = common_info(self._folders)
+        self._table = CaseTable(self._folders)
+        self._remote = {part: remote_files(part) for part in self._folders}
         self._pool = ReaderPool(self._open)
+
+    @property
+    def cases(self) -> Mapping[str, CaseInfo]:
+        """Case id -> what the index says of it, sorted; read when asked for."""
+        return self._table
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -94,7 +115,11 @@ class CaseStore:
 
     def taxonomy(self) -> Taxonomy:
         """Return the classes and data sets that the store was prepared with."""
-        return taxonomy_from_yaml(self.folder / TAXONOMY_NAME)
+        return common_taxonomy(self._folders, self.class_names)
+
+    def taxonomy_yaml(self) -> str:
+        """Return :meth:`taxonomy` as YAML."""
+        return common_taxonomy_yaml(self._folders, self.class_names)
 
     def slices_hu(self, case_id: str, start: int, stop: int) -> NDArray[np.int16]:
         """Read padded slices start..stop as (n, S, S); slice z of the case is padded z + 2.
@@ -119,13 +144,21 @@ class CaseStore:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over the index, which holds every file's own."""
-        lines = [json.dumps(dataclasses.asdict(self._info))]
-        lines += [info.to_json() for info in self.cases.values()]
-        return hashlib.sha256("\n".join(lines).encode("utf-8")).hexdigest()
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self._info)).encode("utf-8"))
+        for text in self._table.texts():
+            digest.update(b"\n")
+            digest.update(text)
+        return digest.hexdigest()
 
     def file_of(self, case_id: str) -> Path:
-        """Return the path of a case's HDF5 file."""
-        return self.folder / self.cases[case_id].file
+        """Return the path of a case's HDF5 file on this machine, fetched if it is elsewhere.
+
+        Raises:
+            InputError: When it cannot be fetched.
+        """
+        info, folder = self.cases[case_id], self._table.folder_of(case_id)
+        remote = self._remote[folder]
+        return folder / info.file if remote is None else remote.path_of(info)
 
     def verify(self, case_ids: Iterable[str] | None = None) -> None:
         """Compare the files of cases (None: of all) with the index, byte for byte.
@@ -134,7 +167,7 @@ class CaseStore:
             InputError: Naming the first file that is missing or changed.
         """
         for case_id in self.cases if case_ids is None else case_ids:
-            verify_case_file(self.folder, self.cases[case_id])
+            _verify_file(self.file_of(case_id), self.cases[case_id])
 
     def close(self) -> None:
         """Close this process's files; reading opens them again."""
@@ -143,7 +176,15 @@ class CaseStore:
     def _open(self, case_id: str) -> SliceReader:
         if case_id not in self.cases:
             raise InputError(f"holds no case {case_id!r}", path=self.folder)
-        return SliceReader(self.file_of(case_id), case_shapes(self.cases[case_id]), mend=_MEND)
+        shapes = case_shapes(self.cases[case_id])
+        for _ in range(_OPENINGS - 1):
+            path = self.file_of(case_id)
+            try:
+                return SliceReader(path, shapes, mend=_MEND)
+            except InputError:
+                if path.is_file() or self._remote[self._table.folder_of(case_id)] is None:
+                    raise
+        return SliceReader(self.file_of(case_id), shapes, mend=_MEND)
 
 
 class LabelState(str, Enum):
@@ -162,7 +203,10 @@ def verify_case_file(folder: Path, info: CaseInfo) -> None:
     Raises:
         InputError: When it is missing or changed.
     """
-    path = folder / info.file
+    _verify_file(folder / info.file, info)
+
+
+def _verify_file(path: Path, info: CaseInfo) -> None:
     if not path.is_file():
         raise InputError("no such file, though the index lists it", path=path, mend=_MEND)
     if sha256_of(path) != info.file_sha256:

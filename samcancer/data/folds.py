@@ -7,7 +7,7 @@ the fifth inconsistency of [UM] section 3, data overlap.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class Folds:
             raise ValueError(f"fold must be 0 to {self.count - 1}, got {fold}")
 
     def _check(self, cases: Mapping[str, CaseInfo]) -> None:
-        patients = {info.patient_id for info in cases.values()}
+        patients = set(self._case_patients.values())
         missing = sorted(patients - self._fold_of.keys())
         extra = sorted(self._fold_of.keys() - patients)
         if missing or extra:
@@ -115,37 +115,43 @@ def split_patients(cases: Mapping[str, CaseInfo], *, count: int, seed: int) -> d
             f"{count} folds need at least {count} patients, the store has {len(groups)}",
             mend="prepare more patients or set fewer folds",
         )
-    traits: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    number_of: dict[str, int] = {}
+    traits: defaultdict[str, list[int]] = defaultdict(list)
     for info in cases.values():
-        present = [f"{info.dataset}/{name}" for name, count in info.voxels.items() if count]
-        traits[info.patient_id].update([info.dataset, *present])
+        present = [f"{info.dataset}/{name}" for name, voxels in info.voxels.items() if voxels]
+        numbers = [number_of.setdefault(t, len(number_of)) for t in (info.dataset, *present)]
+        traits[info.patient_id] += numbers
     shuffled = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
-    content = [sum((traits[patient] for patient in members), Counter()) for members in shuffled]
+    content = [[t for patient in members for t in traits[patient]] for members in shuffled]
     fold_of: dict[str, int] = {}
-    dealt: list[Counter[str]] = [Counter() for _ in range(count)]
-    for i in sorted(range(len(shuffled)), key=lambda i: -content[i].total()):
-        fold = min(
-            range(count),
-            key=lambda f: (sum(dealt[f][name] for name in content[i]), dealt[f].total(), f),
-        )
-        dealt[fold] += content[i]
+    dealt = np.zeros((count, len(number_of)), np.int64)
+    totals = [0] * count
+    for i in sorted(range(len(shuffled)), key=lambda i: -len(content[i])):
+        numbers = content[i]
+        alike = dealt[:, sorted(set(numbers))].sum(axis=1).tolist()
+        fold = min(range(count), key=lambda f: (alike[f], totals[f], f))
+        np.add.at(dealt[fold], numbers, 1)
+        totals[fold] += len(numbers)
         fold_of.update(dict.fromkeys(shuffled[i], fold))
     return fold_of
 
 
 def patient_groups(cases: Mapping[str, CaseInfo]) -> list[tuple[str, ...]]:
     """Return the patients, those that share a scan together; sorted."""
-    parent = {info.patient_id: info.patient_id for info in cases.values()}
+    parent: dict[str, str] = {}
 
     def root(patient: str) -> str:
         while parent[patient] != patient:
+            parent[patient] = parent[parent[patient]]  # keeps long chains from being walked again
             patient = parent[patient]
         return patient
 
     first_with: dict[str, str] = {}
-    for info in cases.values():
+    for info in cases.values():  # once: the cases of a large store are read from its index anew
+        patient = info.patient_id
+        parent.setdefault(patient, patient)
         for digest in (info.source_sha256, info.content_sha256):
-            a, b = root(info.patient_id), root(first_with.setdefault(digest, info.patient_id))
+            a, b = root(patient), root(first_with.setdefault(digest, patient))
             parent[max(a, b)] = min(a, b)
     members: defaultdict[str, list[str]] = defaultdict(list)
     for patient in sorted(parent):

@@ -38,7 +38,7 @@ class SampleKey(NamedTuple):
     seed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PoolCase:
     """What sampling needs to know of a case."""
 
@@ -70,7 +70,8 @@ class SlicePool:
             for name, positive in case.positive_slices.items():
                 if positive:
                     lesions.setdefault(name, {}).setdefault(case.dataset, []).append(case)
-        object.__setattr__(self, "_lesions", lesions)
+        ordered = {name: dict(sorted(lesions[name].items())) for name in sorted(lesions)}
+        object.__setattr__(self, "_lesions", ordered)
 
     @property
     def slice_count(self) -> int:
@@ -80,7 +81,7 @@ class SlicePool:
     @property
     def positive_classes(self) -> tuple[str, ...]:
         """Classes with at least one labelled slice."""
-        return tuple(sorted(self._lesions))
+        return tuple(self._lesions)
 
     def epoch_size(self, samples_per_epoch: int | None) -> int:
         """Return the number of samples of an epoch; None means one target per slice."""
@@ -103,7 +104,8 @@ class SlicePool:
         rng = np.random.default_rng([seed, epoch])
         count = self.epoch_size(samples_per_epoch)
         lesion_count = round(lesion_fraction * count) if self._lesions else 0
-        starts = [self._draw_lesion(rng) for _ in range(lesion_count)]
+        classes = self.positive_classes
+        starts = [self._draw_lesion(rng, classes) for _ in range(lesion_count)]
         starts += self._draw_any(rng, count - lesion_count)
         order = rng.permutation(len(starts))
         seeds = rng.integers(0, 1 << _SEED_BITS, size=len(starts), dtype=np.int64)
@@ -112,11 +114,11 @@ class SlicePool:
             for i, value in zip(order, seeds, strict=True)
         ]
 
-    def _draw_lesion(self, rng: np.random.Generator) -> tuple[str, int]:
+    def _draw_lesion(self, rng: np.random.Generator, classes: Sequence[str]) -> tuple[str, int]:
         """Draw class, data set, case and slice, each evenly, and a chunk that holds the slice."""
-        name = _pick(rng, self.positive_classes)
+        name = _pick(rng, classes)
         datasets = self._lesions[name]
-        case = _pick(rng, datasets[_pick(rng, sorted(datasets))])
+        case = _pick(rng, datasets[_pick(rng, tuple(datasets))])
         target = int(_pick(rng, case.positive_slices[name]))
         last = max(case.slices - self.slices_per_sample, 0)
         lowest = max(target - self.slices_per_sample + 1, 0)
@@ -124,15 +126,18 @@ class SlicePool:
 
     def _draw_any(self, rng: np.random.Generator, count: int) -> list[tuple[str, int]]:
         """Draw chunks from all cases, none again before all have been drawn."""
-        chunks = [
-            (case.case_id, start)
-            for case in self.cases
-            for start in range(0, case.slices, self.slices_per_sample)
-        ]
+        slices = np.array([case.slices for case in self.cases])
+        chunks = -(-slices // self.slices_per_sample)
+        ends = np.cumsum(chunks)
         drawn: list[tuple[str, int]] = []
         while len(drawn) < count:
-            order = rng.permutation(len(chunks))[: count - len(drawn)]
-            drawn.extend(chunks[i] for i in order)
+            order = rng.permutation(int(ends[-1]))[: count - len(drawn)]
+            owners = np.searchsorted(ends, order, side="right")
+            starts = (order - (ends - chunks)[owners]) * self.slices_per_sample
+            drawn += [
+                (self.cases[i].case_id, start)
+                for i, start in zip(owners.tolist(), starts.tolist(), strict=True)
+            ]
         return drawn
 
 

@@ -38,8 +38,11 @@ def balanced_cases(cases: Mapping[str, SelectableCase], *, most: int, seed: int)
         seed: Of the draw within a data set.
     """
     categories: dict[str, list[str]] = {}
-    for case_id in sorted(cases):
-        shown = [name for name, slices in cases[case_id].positive_slices.items() if slices]
+    source_of: dict[str, str] = {}
+    for case_id in sorted(cases):  # once: the cases of a large store are read from its index anew
+        case = cases[case_id]
+        source_of[case_id] = case.dataset
+        shown = [name for name, slices in case.positive_slices.items() if slices]
         for name in shown or [NO_CLASS]:
             categories.setdefault(name, []).append(case_id)
     rng = np.random.default_rng(seed)
@@ -47,19 +50,19 @@ def balanced_cases(cases: Mapping[str, SelectableCase], *, most: int, seed: int)
     for name in sorted(categories, key=lambda n: (len(categories[n]), n)):
         missing = most - len(chosen.intersection(categories[name]))
         open_cases = [c for c in categories[name] if c not in chosen]
-        chosen.update(_from_sources_in_turn(open_cases, cases, max(missing, 0), rng))
+        chosen.update(_from_sources_in_turn(open_cases, source_of, max(missing, 0), rng))
     return tuple(sorted(chosen))
 
 
 def _from_sources_in_turn(
     case_ids: Sequence[str],
-    cases: Mapping[str, SelectableCase],
+    source_of: Mapping[str, str],
     count: int,
     rng: np.random.Generator,
 ) -> list[str]:
     sources: dict[str, list[str]] = {}
     for i in rng.permutation(len(case_ids)):
-        sources.setdefault(cases[case_ids[i]].dataset, []).append(case_ids[i])
+        sources.setdefault(source_of[case_ids[i]], []).append(case_ids[i])
     rounds = itertools.zip_longest(*(sources[name] for name in sorted(sources)))
     in_turn = [case_id for cases_of_round in rounds for case_id in cases_of_round if case_id]
     return in_turn[:count]

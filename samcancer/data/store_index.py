@@ -1,7 +1,8 @@
 """The index of a case store: what is known of each case without opening its file.
 
 STORE/store.json holds what all cases share, STORE/index.jsonl one line per verified case. A line is
-appended when the case's file is complete; at the end the index is written again, sorted.
+appended when the case's file is complete; at the end the index is written again, sorted. A line
+holds no fact twice: what follows from the scan's grid is computed, and slices are runs.
 """
 
 from __future__ import annotations
@@ -10,26 +11,35 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samcancer.data.slice_runs import SliceRuns
 from samcancer.errors import InputError
 from samcancer.files import (
     append_line,
     is_safe_name,
     read_json,
+    safe_name,
     write_json_atomic,
     write_text_atomic,
 )
-from samcancer.geometry import Geometry
-from samcancer.inplane import InPlaneGrid
+from samcancer.geometry import Geometry, canonical_grid
+from samcancer.inplane import InPlaneGrid, in_plane_grid
 
-FORMAT_VERSION = 1
-"""Version of the store's layout; readers refuse any other."""
+FORMAT_VERSION = 2
+"""Version of the store's layout that is written."""
+
+READABLE_VERSIONS = (1, FORMAT_VERSION)
+"""Versions that are read. Lines of the first spelled out every slice number, and all files lay in
+one folder; prepare-slices brings the index of such a store to the present form."""
 
 STORE_NAME = "store.json"
 
@@ -38,13 +48,32 @@ INDEX_NAME = "index.jsonl"
 CASES_NAME = "cases"
 """Folder of the cases' files, inside the store."""
 
+SHARDS = 16
+"""Folders that the files of one data set are spread over, so that none holds all of them."""
+
 _MEND = "run prepare-slices again"
 
 _CHECK_DIGITS = 16
 """Hexadecimal digits of a line's SHA-256 that the line itself carries."""
 
-_CHECK_START = '{"check": "'
+_CHECK_START = b'{"check": "'
 """How a line with a check begins; lines of the first stores have none."""
+
+_CHECK_END = b'", '
+
+_REST_AT = len(_CHECK_START) + _CHECK_DIGITS + len(_CHECK_END)
+"""Where the text begins that a check is of."""
+
+_ID_START = b'"case_id": "'
+"""How that text begins."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_DERIVED = ("canonical_geometry", "grid")
+"""What lines of the first stores said besides, though it follows from the geometry."""
+
+_COUNTS = ("voxels", "volume_ml", "lesions", "positive_slices")
+"""What is known of an annotated class, in the order of its list in a line."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,15 +99,23 @@ class CaseInfo:
     annotated: tuple[str, ...]
     geometry: Geometry
     """Of the source as stored on disk."""
-    canonical_geometry: Geometry
-    grid: InPlaneGrid
-    voxels: dict[str, int]
+    voxels: Mapping[str, int]
     """Annotated class -> voxels of the source."""
-    volume_ml: dict[str, float]
-    lesions: dict[str, int]
+    volume_ml: Mapping[str, float]
+    lesions: Mapping[str, int]
     """Annotated class -> connected components (26 neighbours) of the source."""
-    positive_slices: dict[str, list[int]]
+    positive_slices: Mapping[str, Sequence[int]]
     """Annotated class -> slices with at least one labelled pixel in the store."""
+
+    @cached_property
+    def canonical_geometry(self) -> Geometry:
+        """The grid of the source turned as the store's slices are."""
+        return canonical_grid(self.geometry)[0]
+
+    @cached_property
+    def grid(self) -> InPlaneGrid:
+        """How the slices were resized in plane."""
+        return in_plane_grid(self.canonical_geometry, self.size)
 
     @property
     def voxel_mm(self) -> tuple[float, float, float]:
@@ -86,21 +123,71 @@ class CaseInfo:
         return self.canonical_geometry.spacing_mm[2], self.grid.pixel_mm, self.grid.pixel_mm
 
     def to_json(self) -> str:
-        """Return the index line, without a line end."""
+        """Return the index line, without a line end; what of a class is not known is null.
+
+        Raises:
+            ValueError: When something is told of a class that is not annotated.
+        """
         content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name in ("geometry", "canonical_geometry", "grid"):
-            content[name] = content[name].to_dict()
+        counts = [content.pop(name) for name in _COUNTS]
+        stray = {name for count in counts for name in count} - set(self.annotated)
+        if stray:
+            raise ValueError(f"{self.case_id!r} does not annotate {', '.join(sorted(stray))}")
+        content["geometry"] = self.geometry.to_dict()
+        content["annotated"] = {
+            name: [
+                *(count.get(name) for count in counts[:-1]),
+                _bounds(self.positive_slices.get(name)),
+            ]
+            for name in self.annotated
+        }
         return json.dumps(content, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, line: str) -> CaseInfo:
+    def from_json(cls, line: str | bytes) -> CaseInfo:
         """Read :meth:`to_json`'s form; ValueError, TypeError or KeyError when it is not that."""
         content = json.loads(line)
-        content["annotated"] = tuple(content["annotated"])
-        content["grid"] = InPlaneGrid.from_dict(content["grid"])
-        for name in ("geometry", "canonical_geometry"):
-            content[name] = Geometry.from_dict(content[name])
-        return cls(**content)
+        content["geometry"] = Geometry.from_dict(content["geometry"])
+        annotated = content["annotated"]
+        content["annotated"] = tuple(annotated)
+        if isinstance(annotated, list):
+            for name in _DERIVED:
+                del content[name]
+            runs = {k: SliceRuns.of(v) for k, v in content["positive_slices"].items()}
+            content["positive_slices"] = runs
+        else:
+            content.update(_counts_of(annotated))
+        info = cls(**content)
+        if info.file not in ("", *_files_of(info.case_id, info.dataset)) or (
+            info.file_sha256 and not _SHA256.fullmatch(info.file_sha256)
+        ):
+            raise _ElsewhereError(
+                f"says that case {info.case_id!r} is {info.file!r}, which is no file of a store"
+            )
+        return info
+
+
+def case_file_name(case_id: str, dataset: str) -> str:
+    """Return the HDF5 file of a case, relative to the store: cases/DATASET/SHARD/ID.h5.
+
+    The shard follows from the case's name alone, so that it does not depend on what else is in the
+    store, nor on the order in which cases were prepared.
+    """
+    name = safe_name(dataset)
+    if name != dataset:  # two names may not become one folder
+        name += f"-{hashlib.sha256(dataset.encode('utf-8')).hexdigest()[:8]}"
+    shard = hashlib.sha256(case_id.encode("utf-8")).digest()[0] % SHARDS
+    return f"{CASES_NAME}/{name}/{shard:x}/{case_id}.h5"
+
+
+class IndexLine(NamedTuple):
+    """A line whose check, if it has one, is right."""
+
+    number: int
+    """Counted from 1."""
+    case_id: str
+    text: bytes
+    """JSON of the case, without the check."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +198,6 @@ class StoreInfo:
     """In bit order."""
     size: int
     format_version: int = FORMAT_VERSION
-
-
-def case_file_name(case_id: str) -> str:
-    """Return the HDF5 file of a case, relative to the store."""
-    return f"{CASES_NAME}/{case_id}.h5"
 
 
 def content_sha256(canonical_hu: NDArray[np.int16]) -> str:
@@ -147,9 +229,10 @@ def read_store_info(folder: Path) -> StoreInfo:
         )
     except (KeyError, TypeError, ValueError):
         raise InputError("is not a store description", path=path, mend=_MEND) from None
-    if info.format_version != FORMAT_VERSION:
+    if info.format_version not in READABLE_VERSIONS:
+        readable = " and ".join(map(str, READABLE_VERSIONS))
         raise InputError(
-            f"has format version {info.format_version}, this program reads {FORMAT_VERSION}",
+            f"has format version {info.format_version}, this program reads {readable}",
             path=path,
             mend="prepare the store again with this version",
         )
@@ -162,7 +245,7 @@ def write_store_info(folder: Path, info: StoreInfo) -> None:
 
 
 def read_index(folder: Path, *, drop_damaged: bool = False) -> list[CaseInfo]:
-    """Read the index in file order; a store without one has no cases.
+    """Read and check the index in file order; a store without one has no cases.
 
     Args:
         folder: The store.
@@ -172,23 +255,54 @@ def read_index(folder: Path, *, drop_damaged: bool = False) -> list[CaseInfo]:
     Raises:
         InputError: Naming the first bad line.
     """
+    found = []
+    for line in index_lines(folder, drop_damaged=drop_damaged):
+        try:
+            found.append(parse_line(folder, line))
+        except InputError:
+            if not drop_damaged:
+                raise
+            _warn_of(line.number)
+    return found
+
+
+def index_lines(folder: Path, *, drop_damaged: bool = False) -> Iterator[IndexLine]:
+    """Yield the lines whose checks are right, in file order; nothing else of them is read.
+
+    Raises:
+        InputError: Naming the first bad line; with ``drop_damaged`` bad ones are left out.
+    """
     path = folder / INDEX_NAME
     if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    torn = lines.pop()
-    if torn and not drop_damaged:
-        raise InputError("its last line is not complete", path=path, mend=_MEND)
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            found.append(_parse_line(line.decode("utf-8")))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            if not drop_damaged:
-                fact = str(error) if isinstance(error, _ElsewhereError) else "is damaged"
-                raise InputError(f"line {number} {fact}", path=path, mend=_MEND) from None
-            _log.warning("line %d of %s is damaged: its case is prepared again", number, path.name)
-    return found
+        return
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.endswith(b"\n"):
+                if not drop_damaged:
+                    raise InputError("its last line is not complete", path=path, mend=_MEND)
+                return
+            try:
+                case_id, text = _checked(line[:-1])
+            except (ValueError, TypeError, KeyError, RecursionError):
+                if not drop_damaged:
+                    raise InputError(f"line {number} is damaged", path=path, mend=_MEND) from None
+                _warn_of(number)
+                continue
+            yield IndexLine(number, case_id, text)
+
+
+def parse_line(folder: Path, line: IndexLine) -> CaseInfo:
+    """Return what a line says.
+
+    Raises:
+        InputError: Naming the line when it is no case's, or names a file that is no store's.
+    """
+    try:
+        return CaseInfo.from_json(line.text)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        fact = str(error) if isinstance(error, _ElsewhereError) else "is damaged"
+        path = folder / INDEX_NAME
+        raise InputError(f"line {line.number} {fact}", path=path, mend=_MEND) from None
 
 
 def write_index(folder: Path, cases: Iterable[CaseInfo]) -> None:
@@ -205,26 +319,59 @@ def append_to_index(folder: Path, info: CaseInfo) -> None:
 def _line(info: CaseInfo) -> str:
     """Return a case's line: :meth:`CaseInfo.to_json` with a check of its own text in front."""
     rest = info.to_json()[1:]
-    return f'{_CHECK_START}{_check(rest)}", {rest}'
+    check = _check(rest.encode("utf-8"))
+    return f"{(_CHECK_START + check + _CHECK_END).decode('ascii')}{rest}"
 
 
-def _parse_line(line: str) -> CaseInfo:
+def _checked(line: bytes) -> tuple[str, bytes]:
+    """Return a line's case and its text without the check; ValueError when it was changed."""
+    text = line
     if line.startswith(_CHECK_START):
-        check, _, rest = line.removeprefix(_CHECK_START).partition('", ')
-        if check != _check(rest):
+        rest = line[_REST_AT:]
+        if line[:_REST_AT] != _CHECK_START + _check(rest) + _CHECK_END:
             raise ValueError("the line has changed since it was written")
-        line = f"{{{rest}"
-    info = CaseInfo.from_json(line)
-    if not is_safe_name(info.case_id) or info.file != case_file_name(info.case_id):
-        raise _ElsewhereError(
-            f"says that case {info.case_id!r} is {info.file!r}, which is no file of a store"
-        )
-    return info
+        text = b"{" + rest
+        end = rest.find(b'"', len(_ID_START))
+        case_id = rest[len(_ID_START) : end]
+        if rest.startswith(_ID_START) and end > 0 and b"\\" not in case_id:
+            return case_id.decode("utf-8"), text
+        return str(json.loads(text)["case_id"]), text
+    return CaseInfo.from_json(text).case_id, text
+
+
+def _check(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:_CHECK_DIGITS].encode("ascii")
+
+
+def _warn_of(number: int) -> None:
+    _log.warning("line %d of %s is damaged: its case is prepared again", number, INDEX_NAME)
 
 
 class _ElsewhereError(ValueError):
     """A line that names a file outside of the store; never one that was merely damaged."""
 
 
-def _check(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:_CHECK_DIGITS]
+def _files_of(case_id: str, dataset: str) -> tuple[str, ...]:
+    """Return where a case's file may lie: as now, or as in the first stores."""
+    if not is_safe_name(case_id):
+        return ()
+    return case_file_name(case_id, dataset), f"{CASES_NAME}/{case_id}.h5"
+
+
+def _bounds(indices: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if indices is None else SliceRuns.of(indices).bounds
+
+
+def _counts_of(annotated: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
+    """Return the counts of each class, those that are known."""
+    voxels, volume_ml, lesions, positive = ({} for _ in _COUNTS)
+    for name, (voxel_count, volume, lesion_count, runs) in annotated.items():
+        if voxel_count is not None:
+            voxels[name] = voxel_count
+        if volume is not None:
+            volume_ml[name] = volume
+        if lesion_count is not None:
+            lesions[name] = lesion_count
+        if runs is not None:
+            positive[name] = SliceRuns(runs)
+    return dict(zip(_COUNTS, (voxels, volume_ml, lesions, positive), strict=True))

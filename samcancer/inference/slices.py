@@ -14,20 +14,12 @@ from torch import Tensor
 
 from samcancer.config import SLICE_CONTEXT
 from samcancer.geometry import Geometry
-from samcancer.inplane import AIR_HU, InPlaneGrid, resize_slices
+from samcancer.inplane import AIR_HU, InPlaneGrid, in_plane_grid, resize_slices
 
 
 def grid_of(canonical_geometry: Geometry, size: int) -> InPlaneGrid:
     """Return the in-plane grid of a canonical scan, for stacks of ``size`` pixels."""
-    _, rows, columns = canonical_geometry.shape
-    column_spacing_mm, row_spacing_mm, _ = canonical_geometry.spacing_mm
-    return InPlaneGrid(
-        rows=rows,
-        columns=columns,
-        row_spacing_mm=row_spacing_mm,
-        column_spacing_mm=column_spacing_mm,
-        size=size,
-    )
+    return in_plane_grid(canonical_geometry, size)
 
 
 class ResizedSlices:

@@ -26,6 +26,7 @@ from samcancer.data.folds import Folds, load_or_create_folds
 from samcancer.data.ledger import Ledger, PseudoLabels
 from samcancer.data.sampling import PoolCase, SlicePool
 from samcancer.data.selection import balanced_cases
+from samcancer.data.slice_runs import SliceRuns
 from samcancer.errors import InputError
 from samcancer.files import folder_lock, remove_stale_temporaries, require_own_folder
 from samcancer.pretrained import checkpoint_sha256
@@ -44,7 +45,6 @@ _log = logging.getLogger(__name__)
 CONFIG_NAME = "config.yaml"
 FOLDS_NAME = "folds.json"
 PSEUDO_LABELS_NAME = "pseudo_labels"
-TAXONOMY_NAME = "taxonomy.yaml"
 FINAL_NAME = "final"
 
 _RESERVED_NAMES = {"", PSEUDO_LABELS_NAME}
@@ -231,7 +231,7 @@ def _train(
         held_out_patients=_patients(store, held_out),
         store_fingerprint=store.fingerprint(),
         pseudo_labels_fingerprint=None if pseudo is None else pseudo.fingerprint(),
-        taxonomy_yaml=(options.store / TAXONOMY_NAME).read_text(encoding="utf-8"),
+        taxonomy_yaml=store.taxonomy_yaml(),
         encoder_sha256=_encoder_sha256(config),
         text=_text_source(config),
     )
@@ -332,7 +332,7 @@ def _pool(
         positive = (
             _merged_positive_slices(store, ledger, case_id)
             if case_id in with_pseudo
-            else {name: tuple(indices) for name, indices in info.positive_slices.items()}
+            else info.positive_slices
         )
         cases.append(PoolCase(case_id, info.dataset, info.slices, positive))
     pool = SlicePool(tuple(cases), config.data.slices_per_sample)
@@ -345,13 +345,11 @@ def _pool(
     return pool
 
 
-def _merged_positive_slices(
-    store: CaseStore, ledger: Ledger, case_id: str
-) -> dict[str, tuple[int, ...]]:
+def _merged_positive_slices(store: CaseStore, ledger: Ledger, case_id: str) -> dict[str, SliceRuns]:
     labels, known = ledger.merged_bits(case_id, 0, store.cases[case_id].slices)
     shown = np.bitwise_or.reduce(labels & known, axis=(1, 2))
     return {
-        name: tuple(int(z) for z in np.flatnonzero(shown >> np.uint32(k) & np.uint32(1)))
+        name: SliceRuns.of(np.flatnonzero(shown >> np.uint32(k) & np.uint32(1)).tolist())
         for k, name in enumerate(store.class_names)
     }
 

@@ -45,23 +45,28 @@ def run_identity(meta: CheckpointMeta, pool: SlicePool, *, world_size: int) -> d
     """Return what must be equal for a run to go on: part of the run -> its text or hash."""
     config = config_to_dict(meta.config)
     del config["data"]["workers"]  # changes speed only
-    pool_text = json.dumps(
-        [
-            [c.case_id, c.slices, sorted((k, list(v)) for k, v in c.positive_slices.items())]
-            for c in pool.cases
-        ]
-    )
     return {
         "configuration": json.dumps(config, sort_keys=True),
         "classes": ", ".join(meta.class_names),
         "case store": meta.store_fingerprint,
         "training patients": _sha256(json.dumps(meta.training_patients)),
-        "labels": _sha256(pool_text),
+        "labels": _labels_sha256(pool),
         "pseudo labels": str(meta.pseudo_labels_fingerprint),
         "text embeddings": str(meta.text),
         "start": str(meta.started_from),
         _PROCESSES: str(world_size),
     }
+
+
+def _labels_sha256(pool: SlicePool) -> str:
+    """Return the hash of one JSON list of all cases, made case by case: it may take gigabytes."""
+    digest = hashlib.sha256(b"[")
+    for i, case in enumerate(pool.cases):
+        positive = sorted((name, list(found)) for name, found in case.positive_slices.items())
+        text = json.dumps([case.case_id, case.slices, positive])
+        digest.update(f"{', ' if i else ''}{text}".encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def capture(

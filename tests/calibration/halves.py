@@ -23,7 +23,6 @@ from samcancer.data.case_file import CASES_NAME, write_case
 from samcancer.data.case_store import CaseStore
 from samcancer.data.store_index import CaseInfo, StoreInfo, write_index, write_store_info
 from samcancer.geometry import Geometry
-from samcancer.inplane import InPlaneGrid
 from samcancer.modeling import NetOutput
 from samcancer.taxonomy import PACKAGED_TAXONOMY
 
@@ -126,8 +125,6 @@ def _write(folder: Path, case_id: str, annotated: tuple[str, ...], blocks: list[
         size=SIZE,
         annotated=annotated,
         geometry=geometry,
-        canonical_geometry=geometry,
-        grid=InPlaneGrid(SIZE, SIZE, SPACING_MM[1], SPACING_MM[0], SIZE),
         voxels=voxels,
         volume_ml={name: count * VOXEL_ML for name, count in voxels.items()},
         lesions={name: int(count > 0) for name, count in voxels.items()},

@@ -17,7 +17,6 @@ from samcancer.data.case_store import (
     write_store_info,
 )
 from samcancer.geometry import Geometry
-from samcancer.inplane import InPlaneGrid
 
 CLASS_NAMES = ("liver_lesion", "kidney_lesion", "lung_lesion")
 SIZE = 16
@@ -26,7 +25,6 @@ SLICES = 7
 GEOMETRY = Geometry(
     (18, 20, SLICES), (0.9, 0.8, 3.0), (-10.0, 5.0, 100.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)
 )
-GRID = InPlaneGrid(20, 18, 0.8, 0.9, SIZE)
 
 
 def case_arrays(seed: int) -> tuple[NDArray[np.int16], NDArray[np.uint32]]:
@@ -56,8 +54,6 @@ def case_info(
         size=SIZE,
         annotated=annotated,
         geometry=GEOMETRY,
-        canonical_geometry=GEOMETRY,
-        grid=GRID,
         voxels=dict.fromkeys(annotated, int(present)),
         volume_ml=dict.fromkeys(annotated, 0.00216),
         lesions=dict.fromkeys(annotated, 1),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import multiprocessing
 import pickle
 import shutil
@@ -22,8 +24,9 @@ from small_store import (
     write_store,
 )
 
+from samcancer.data import case_table
 from samcancer.data.case_store import CaseStore, case_file_bytes
-from samcancer.data.store_index import append_to_index, read_index
+from samcancer.data.store_index import append_to_index, case_file_name, read_index, write_index
 from samcancer.errors import InputError
 
 
@@ -134,8 +137,8 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
 
 def test_a_store_of_another_version_is_refused(store: CaseStore) -> None:
     path = store.folder / "store.json"
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 7'))
-    with pytest.raises(InputError, match="has format version 7, this program reads 1"):
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 7'))
+    with pytest.raises(InputError, match="has format version 7, this program reads 1 and 2"):
         CaseStore(store.folder)
 
 
@@ -189,6 +192,113 @@ def test_a_missing_file_is_named(store: CaseStore) -> None:
         store.verify()
 
 
+def in_first_form(store: CaseStore) -> None:
+    """Write a store's index as its first version did, and all files into one folder."""
+    lines = []
+    for info in store.cases.values():
+        shutil.move(store.file_of(info.case_id), store.folder / "cases" / f"{info.case_id}.h5")
+        content = {f.name: getattr(info, f.name) for f in dataclasses.fields(info)}
+        content["file"] = f"cases/{info.case_id}.h5"
+        content["positive_slices"] = {n: list(z) for n, z in info.positive_slices.items()}
+        content["canonical_geometry"] = info.canonical_geometry
+        content["grid"] = info.grid
+        for name in ("geometry", "canonical_geometry", "grid"):
+            content[name] = content[name].to_dict()
+        rest = json.dumps(content, ensure_ascii=False)[1:]
+        lines.append(f'{{"check": "{hashlib.sha256(rest.encode()).hexdigest()[:16]}", {rest}\n')
+    (store.folder / "index.jsonl").write_text("".join(lines), encoding="utf-8")
+    path = store.folder / "store.json"
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 1'))
+
+
+def test_a_store_of_the_first_version_reads_as_before(store: CaseStore) -> None:
+    before = {name: dataclasses.replace(info, file="") for name, info in store.cases.items()}
+    bits = store.label_bits("b", 0, SLICES)
+    store.close()
+    in_first_form(store)
+    old = CaseStore(store.folder)
+    assert {n: dataclasses.replace(i, file="") for n, i in old.cases.items()} == before
+    np.testing.assert_array_equal(old.label_bits("b", 0, SLICES), bits)
+    old.verify()
+
+
+def test_the_fingerprint_of_a_store_of_the_first_version_is_what_it_was(store: CaseStore) -> None:
+    """Runs that were started on such a store go on."""
+    in_first_form(store)
+    lines = (store.folder / "index.jsonl").read_text(encoding="utf-8").splitlines()
+    info = json.dumps(
+        {"class_names": list(CLASS_NAMES), "size": SIZE, "format_version": 1}, ensure_ascii=True
+    )
+    text = "\n".join([info, *(f"{{{line.split(', ', 1)[1]}" for line in lines)])
+    assert CaseStore(store.folder).fingerprint() == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_files_lie_in_a_few_folders_of_their_data_set() -> None:
+    names = [case_file_name(f"case_{i}", "Set A/../x") for i in range(1000)]
+    assert len(set(names)) == 1000
+    folders = {name.rpartition("/")[0] for name in names}
+    assert len(folders) == 16
+    (root,) = {Path(folder).parent for folder in folders}
+    assert root.parts[0] == "cases"
+    assert len(root.parts) == 2
+    assert root != Path(case_file_name("case_0", "Set A_.._x")).parents[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"file": "../other.h5"},
+        {"file": "/etc/passwd"},
+        {"file": "cases/a.h5"},
+        {"case_id": "../b", "file": "cases/../b.h5"},
+        {"case_id": "a\nb", "file": "cases/a\nb.h5"},
+        {"file_sha256": "../../x"},
+    ],
+)
+def test_a_line_that_names_a_file_elsewhere_is_refused(
+    store: CaseStore, changes: dict[str, str]
+) -> None:
+    changed = dataclasses.replace(store.cases["b"], **changes)
+    write_index(store.folder, [changed])
+    with pytest.raises(InputError, match=r"line 1 says that case .* which is no file of a store"):
+        CaseStore(store.folder).file_of(changed.case_id)
+
+
+def test_counts_of_a_class_that_is_not_annotated_are_refused() -> None:
+    info = dataclasses.replace(case_info("a"), annotated=("liver_lesion",))
+    with pytest.raises(ValueError, match="'a' does not annotate kidney_lesion, lung_lesion"):
+        info.to_json()
+
+
+def test_a_line_that_is_no_case_is_named_when_it_is_asked_for(store: CaseStore) -> None:
+    rest = '"case_id": "x", "slices": 3}'
+    check = hashlib.sha256(rest.encode()).hexdigest()[:16]
+    with (store.folder / "index.jsonl").open("a") as stream:
+        stream.write(f'{{"check": "{check}", {rest}\n')
+    cases = CaseStore(store.folder).cases
+    assert list(cases) == ["a é", "b", "x"]
+    with pytest.raises(InputError, match=r"index\.jsonl: line 3 is damaged"):
+        cases["x"]
+
+
+def test_a_case_of_25_classes_takes_two_kilobytes_of_the_index() -> None:
+    names = tuple(f"structure_number_{k}" for k in range(25))
+    info = dataclasses.replace(
+        case_info("a", annotated=names), positive_slices=dict.fromkeys(names, range(100, 300))
+    )
+    assert len(info.to_json()) < 2500
+
+
+def test_a_large_store_does_not_keep_every_case_it_has_read(
+    store: CaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case_table, "_KEPT_CASES", 1)
+    cases = CaseStore(store.folder).cases
+    assert cases["b"] is cases["b"]
+    assert cases["a é"] is not cases["a é"]
+    assert cases["a é"] == store.cases["a é"]
+
+
 def _read_all(folder: Path) -> tuple[bytes, bytes]:
     store = CaseStore(folder)
     try:
@@ -211,7 +321,7 @@ def _read_or_refuse(folder: Path) -> tuple[bytes, bytes] | Path | None:
 def test_every_flipped_bit_is_found_and_never_read_as_other_voxels(
     tally: Tally, tmp_path: Path
 ) -> None:
-    path = write_store(tmp_path, [case_info("a")]) / "cases" / "a.h5"
+    path = CaseStore(write_store(tmp_path, [case_info("a")])).file_of("a")
     expected = _read_all(tmp_path)
     with damaged_copies(path) as copies:
         for seed in tally.trials():
@@ -223,7 +333,7 @@ def test_every_flipped_bit_is_found_and_never_read_as_other_voxels(
 
 @pytest.mark.figure("corruption", "HDF5, cut")
 def test_a_cut_case_file_is_refused(tally: Tally, tmp_path: Path) -> None:
-    path = write_store(tmp_path, [case_info("a")]) / "cases" / "a.h5"
+    path = CaseStore(write_store(tmp_path, [case_info("a")])).file_of("a")
     with damaged_copies(path) as copies:
         for seed in tally.trials():
             copies.cut(seed)
@@ -233,7 +343,7 @@ def test_a_cut_case_file_is_refused(tally: Tally, tmp_path: Path) -> None:
 
 @pytest.mark.figure("corruption", "HDF5, damaged anywhere")
 def test_a_damaged_case_file_is_refused_or_read_as_it_was(tally: Tally, tmp_path: Path) -> None:
-    path = write_store(tmp_path, [case_info("a")]) / "cases" / "a.h5"
+    path = CaseStore(write_store(tmp_path, [case_info("a")])).file_of("a")
     expected = _read_all(tmp_path)
     with damaged_copies(path) as copies:
         for seed in tally.trials():

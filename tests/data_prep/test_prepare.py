@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from data_prep.prepare import PrepareOptions, prepare
 from data_prep.summary import Summary
 from samcancer.commands import run_verb
 from samcancer.data.case_store import CaseStore
+from samcancer.data.store_index import read_index, write_index
 from samcancer.errors import InputError
 from samcancer.files import folder_lock
 from samcancer.taxonomy import load_taxonomy
@@ -142,11 +144,11 @@ def test_preparing_again_keeps_what_is_there(tmp_path: Path) -> None:
     raw, store = raw_liver(tmp_path), tmp_path / "store"
     run(store, raw)
     before = bytes_of(store)
-    times = {p: p.stat().st_mtime_ns for p in (store / "cases").iterdir()}
+    times = {p: p.stat().st_mtime_ns for p in store.glob("cases/*/*/*.h5")}
     summary = run(store, raw, verify=True)
     assert (summary.prepared, summary.kept) == (0, 3)
     assert bytes_of(store) == before
-    assert {p: p.stat().st_mtime_ns for p in (store / "cases").iterdir()} == times
+    assert {p: p.stat().st_mtime_ns for p in store.glob("cases/*/*/*.h5")} == times
 
 
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_a_damaged_finished_case_is_prepared_again(tmp_path: Path) -> None:
     raw, store = raw_liver(tmp_path), tmp_path / "store"
     run(store, raw)
     before = bytes_of(store)
-    path = store / "cases" / "case1.h5"
+    path = CaseStore(store).file_of("case1")
     path.write_bytes(path.read_bytes()[:-7])
     summary = run(store, raw)
     assert (summary.prepared, summary.kept) == (1, 2)
@@ -179,7 +181,7 @@ def test_a_finished_case_lost_together_with_its_scan_leaves_the_index(tmp_path: 
     raw, store = raw_liver(tmp_path), tmp_path / "store"
     run(store, raw)
     whole, scan = bytes_of(store), raw / "imagesTr" / "case1_0000.nii.gz"
-    (store / "cases" / "case1.h5").unlink()
+    CaseStore(store).file_of("case1").unlink()
     content = scan.read_bytes()
     scan.write_bytes(content[:-200])
     summary = run(store, raw)
@@ -209,7 +211,7 @@ def test_a_changed_label_is_not_silently_ignored(tmp_path: Path) -> None:
     summary = run(store, raw)
     assert [r.case_id for r in summary.refused] == ["case0"]
     assert "the label changed since case 'case0' was prepared" in summary.refused[0].fact
-    (store / "cases" / "case0.h5").unlink()
+    CaseStore(store).file_of("case0").unlink()
     run(store, raw)
     assert CaseStore(store).cases["case0"].voxels == {"liver_lesion": 9}
 
@@ -324,3 +326,40 @@ def test_nothing_kept_names_the_folders_of_the_raw_files(tmp_path: Path) -> None
     run(store, raw)
     for path in store.rglob("*"):
         assert path.is_dir() or b"CANARY" not in path.read_bytes(), path
+
+
+def test_a_store_of_the_first_version_is_brought_to_the_present_form(tmp_path: Path) -> None:
+    raw, store = raw_liver(tmp_path, 2), tmp_path / "store"
+    run(store, raw)
+    path = store / "store.json"
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 1'))
+    before = bytes_of(store)
+    summary = run(store, raw)
+    assert summary.kept == 2
+    assert json.loads(path.read_text())["format_version"] == 2
+    assert {p: b for p, b in bytes_of(store).items() if p != "store.json"} == {
+        p: b for p, b in before.items() if p != "store.json"
+    }
+
+
+def test_a_damaged_case_of_the_first_version_keeps_its_place(tmp_path: Path) -> None:
+    raw, store = raw_liver(tmp_path, 1), tmp_path / "store"
+    run(store, raw)
+    (info,) = read_index(store)
+    good = (store / info.file).read_bytes()
+    (store / info.file).unlink()
+    old = store / "cases" / "case0.h5"
+    old.write_bytes(b"damaged")
+    write_index(store, [dataclasses.replace(info, file="cases/case0.h5")])
+    run(store, raw)
+    assert old.read_bytes() == good
+    assert [p.name for p in store.glob("cases/**/*.h5")] == ["case0.h5"]
+
+
+def test_preparing_into_a_list_of_stores_is_refused(tmp_path: Path) -> None:
+    raw, store = raw_liver(tmp_path, 1), tmp_path / "store"
+    store.mkdir()
+    (store / "stores.json").write_text('{"format_version": 1, "stores": ["../x"]}')
+    with pytest.raises(InputError, match="stands for stores elsewhere"):
+        run(store, raw)
+    assert not (store / "store.json").exists()

@@ -10,7 +10,6 @@ from samcancer.data.case_file import CASES_NAME, write_case
 from samcancer.data.case_store import CaseStore
 from samcancer.data.store_index import CaseInfo, StoreInfo, write_index, write_store_info
 from samcancer.geometry import Geometry
-from samcancer.inplane import InPlaneGrid
 from samcancer.taxonomy import PACKAGED_TAXONOMY
 
 CLASS_NAMES = ("liver_lesion", "kidney_lesion")
@@ -72,8 +71,6 @@ def _write(
         size=size,
         annotated=annotated,
         geometry=geometry,
-        canonical_geometry=geometry,
-        grid=InPlaneGrid(size, size, SPACING_MM[1], SPACING_MM[0], size),
         voxels=voxels,
         volume_ml={name: count * 0.012 for name, count in voxels.items()},
         lesions={name: int(count > 0) for name, count in voxels.items()},

@@ -295,7 +295,14 @@ def test_a_store_without_any_positive_slice_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_wholly_unlabelled_store_is_refused(tmp_path: Path) -> None:
-    relabelled(make_store(tmp_path / "store"), positive_slices={}, annotated=())
+    relabelled(
+        make_store(tmp_path / "store"),
+        positive_slices={},
+        voxels={},
+        volume_ml={},
+        lesions={},
+        annotated=(),
+    )
     with pytest.raises(InputError, match="annotates any class"):
         train_fold(options(tmp_path / "store", tmp_path / "runs"), fold=0)
 
