@@ -221,7 +221,7 @@ def require_store(store: Path, cases: Sequence[str]) -> None:
     opened = CaseStore(store)
     assert list(opened.cases) == list(cases)
     opened.verify()
-    assert {p.stem for p in (store / "cases").iterdir()} == set(cases)
+    assert {p.stem for p in (store / "cases").rglob("*") if p.is_file()} == set(cases)
     assert not list(store.rglob(f"{TEMPORARY_PREFIX}*"))
 
 

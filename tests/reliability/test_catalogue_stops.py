@@ -221,14 +221,16 @@ def test_a_killed_preparation_goes_on_to_the_same_bytes(tmp_path: Path, command:
     raw, store = raw_noise(tmp_path), tmp_path / "store"
     words = script("prepare_slices", "--input", raw, "--output", store, "--size", 16)
     words += ["--workers", "2", "--quiet"]
-    kill_once(words, lambda: any(store.glob("cases/[!.]*.h5")))
-    done = {p.name: p.stat().st_mtime_ns for p in store.glob("cases/[!.]*.h5")}
+    kill_once(words, lambda: any(store.glob("cases/*/*/[!.]*.h5")))
+    done = {p.name: p.stat().st_mtime_ns for p in store.glob("cases/*/*/[!.]*.h5")}
     assert 0 < len(done) < 6
     assert prepare(command, raw, store).status == 0
     require_store(store, [f"case{number}" for number in range(6)])
     assert prepare(command, raw, tmp_path / "whole").status == 0
     assert contents(store) == contents(tmp_path / "whole")
-    kept = {p.name for p in store.glob("cases/*.h5") if done.get(p.name) == p.stat().st_mtime_ns}
+    kept = {
+        p.name for p in store.glob("cases/*/*/*.h5") if done.get(p.name) == p.stat().st_mtime_ns
+    }
     assert len(kept) >= len(done) - 2  # but for what each worker had not told of yet
 
 
@@ -288,7 +290,7 @@ def test_a_dead_worker_of_the_preparation_is_one_line_with_advice(
     words = ["--input", raw, "--output", store, "--size", 16, "--workers", 2, "--quiet"]
     process = start(script("prepare_slices", *words), stderr=subprocess.PIPE)
     deadline = time.monotonic() + PATIENCE_S
-    while not any(store.glob("cases/[!.]*.h5")):
+    while not any(store.glob("cases/*/*/[!.]*.h5")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.002)
