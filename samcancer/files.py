@@ -39,6 +39,9 @@ _KEPT_NAME = 40
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """Start of text that a spreadsheet would run as a formula, or that already carries our mark."""
 
+LOCK_NAME = ".lock"
+"""File of a folder's lock."""
+
 TEMPORARY_PREFIX = ".tmp-"
 """Start of the name of every unfinished file; such files are never read as results."""
 
@@ -255,41 +258,50 @@ def require_writable_folder(folder: Path, *, needed_bytes: int = 0) -> None:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, *, purpose: str, patience_s: float = 0.0) -> Iterator[None]:
+def folder_lock(
+    folder: Path,
+    *,
+    purpose: str,
+    patience_s: float = 0.0,
+    name: str = LOCK_NAME,
+    shared: bool = False,
+) -> Iterator[None]:
     """Hold the folder's single-writer lock for the length of the block.
 
     Args:
         folder: The folder that one process at a time may write to.
         purpose: What the holder does, quoted to the process that comes second.
         patience_s: Time to wait for another process, where one is done in a moment.
+        name: Of the lock's file.
+        shared: Let others hold it too that ask for it shared.
 
     Raises:
         InputError: When another process holds the lock; the message names its pid.
     """
     require_writable_folder(folder)
-    lock_path = folder / ".lock"
-    with lock_path.open("a+", encoding="utf-8") as stream:
-        if not _locked(stream, patience_s):
+    with (folder / name).open("a+", encoding="utf-8") as stream:
+        if not _locked(stream, patience_s, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             stream.seek(0)
             holder = stream.read().strip() or "unknown process"
             raise InputError(
                 f"is being written by {holder}", path=folder, mend="wait for it or stop it"
             )
         stream.truncate(0)
-        stream.write(f"pid {os.getpid()} ({purpose})")
+        stream.write(f"{'jobs' if shared else f'pid {os.getpid()}'} ({purpose})")
         stream.flush()
         try:
             yield
         finally:
-            stream.truncate(0)
+            if not shared:  # others may hold it still
+                stream.truncate(0)
 
 
-def _locked(stream: IO[str], patience_s: float) -> bool:
+def _locked(stream: IO[str], patience_s: float, kind: int) -> bool:
     """Try to lock an open file, again and again until the time is up."""
     deadline = time.monotonic() + patience_s
     while True:
         with contextlib.suppress(BlockingIOError):
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, kind | fcntl.LOCK_NB)
             return True
         if time.monotonic() >= deadline:
             return False

@@ -11,6 +11,7 @@ import SimpleITK as sitk  # noqa: N813 - the package's own convention
 import surface_distance
 from evaluation_fakes import WriteLabels
 
+from samcancer.cohort.executor import Executor
 from samcancer.errors import InputError
 from samcancer.evaluation.cases import Evaluated, evaluate_cases, plan
 from samcancer.evaluation.labels import Annotations, LabelValues
@@ -50,7 +51,7 @@ def evaluate(
         tolerance_mm=2.0,
         merge=merge,
     )
-    return evaluate_cases(tasks, extra=extra, workers=workers)
+    return evaluate_cases(tasks, extra=extra, executor=Executor(workers=workers))
 
 
 def by_case(evaluated: Evaluated) -> dict[str, ClassResult]:
