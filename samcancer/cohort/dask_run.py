@@ -27,9 +27,10 @@ from samcancer.cohort.executor import (
     Outcome,
     Outcomes,
     Result,
+    RunError,
     State,
 )
-from samcancer.cohort.worker import Errand, SetupError, execute, release
+from samcancer.cohort.worker import Errand, execute, release
 from samcancer.errors import InputError
 from samcancer.processes import start_as_worker
 
@@ -136,7 +137,7 @@ def _outcome(future: Future[Any], case_id: str) -> Outcome[Any]:
     if future.status in ("cancelled", "lost"):
         raise _lost()
     error = future.exception()
-    if isinstance(error, SetupError):
+    if isinstance(error, RunError):
         raise error.args[0]
     if isinstance(error, KilledWorker):
         return Outcome(case_id, None, _died(error.allowed_failures + 1))

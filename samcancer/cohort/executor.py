@@ -61,6 +61,11 @@ class Executor:
         """Whether this many cases are done in this process."""
         return not self.elsewhere and min(self.workers, cases) <= 1
 
+    def threads_of_worker(self, threads: int, *, cases: int) -> int | None:
+        """Return the share of this process's threads; None leaves workers elsewhere their own."""
+        workers = max(1, min(self.workers, cases))
+        return None if self.elsewhere else max(1, threads // workers)
+
 
 IN_PROCESS = Executor()
 """One case after the other in this process."""
@@ -77,10 +82,14 @@ class CaseWork(Generic[State, Item, Result]):
     do: Callable[[State, str, Item, Tell], Result]
     """Does a case: state, case id, item, where to tell steps. Doing it twice gives the same files.
 
-    An InputError is the case's failure; any other exception ends the run.
+    An InputError is the case's failure; a RunError, and any other exception, ends the run.
     """
     modules: tuple[str, ...] = ()
     """Imported once for all processes of this machine."""
+
+
+class RunError(Exception):
+    """Not a case but the run is at fault; its argument is the InputError that says why."""
 
 
 @dataclass(frozen=True)

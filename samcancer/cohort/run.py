@@ -15,6 +15,7 @@ from samcancer.cohort.executor import (
     Outcome,
     Outcomes,
     Result,
+    RunError,
     State,
 )
 from samcancer.errors import InputError
@@ -65,4 +66,6 @@ def _run_here(
             outcome = Outcome(case_id, work.do(state, case_id, item, on_steps))
         except InputError as error:
             outcome = Outcome[Result](case_id, None, error)
+        except RunError as error:
+            raise error.args[0] from None
         yield outcome

@@ -17,7 +17,7 @@ from typing import Any
 from distributed import get_worker
 
 from samcancer import __version__
-from samcancer.cohort.executor import CaseWork
+from samcancer.cohort.executor import CaseWork, RunError
 from samcancer.errors import InputError
 
 _PACKAGES = ("samcancer", "data_prep")
@@ -29,10 +29,6 @@ Workers are best started with one thread."""
 
 _states: dict[str, Any] = {}
 """Run -> what its setup loaded in this process."""
-
-
-class SetupError(Exception):
-    """A worker cannot do any case of the run; its argument says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +50,7 @@ def execute(case_id: str, item: Any, errand: Errand) -> Any:
     """Do one case; return its result, or the InputError that says why there is none.
 
     Raises:
-        SetupError: When no case of the run can be done here.
+        RunError: When no case of the run can be done here.
     """
     worker = get_worker()
 
@@ -78,7 +74,7 @@ def release(run_id: str) -> None:
 
 def _state_of(errand: Errand) -> Any:
     if errand.version != __version__:
-        raise SetupError(
+        raise RunError(
             InputError(
                 f"a worker has samcancer {__version__}, this is {errand.version}",
                 mend="install the same version everywhere",
@@ -88,7 +84,7 @@ def _state_of(errand: Errand) -> Any:
         try:
             _states[errand.run_id] = errand.work.setup()
         except InputError as error:
-            raise SetupError(error) from None
+            raise RunError(error) from None
     return _states[errand.run_id]
 
 

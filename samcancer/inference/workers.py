@@ -116,10 +116,10 @@ def segment_in_workers(
     prompts = prompts or {}
     if not executor.elsewhere:
         workers = max(1, min(executor.workers, len(scans)))
-        threads = threads or max(1, torch.get_num_threads() // workers)
         budget = options.engine.budget_bytes
         engine = replace(options.engine, budget_bytes=budget and budget // workers)
         options = replace(options, engine=engine)
+    threads = threads or executor.threads_of_worker(torch.get_num_threads(), cases=len(scans))
     segmenting = _Segmenting(
         output=output, load=load, options=options, skip_finished=skip_finished, threads=threads
     )
@@ -127,7 +127,7 @@ def segment_in_workers(
         stage="infer-volume",
         setup=segmenting.setup,
         do=segmenting.segment,
-        modules=(__name__, "samcancer.commands.infer_volume"),
+        modules=(__name__,),
     )
     items = {
         case_id: _Scan(scans[case_id], prompts.get(case_id, NO_PROMPTS))
