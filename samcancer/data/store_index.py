@@ -1,7 +1,8 @@
 """The index of a case store: what is known of each case without opening its file.
 
 STORE/store.json holds what all cases share, STORE/index.jsonl one line per verified case. A line is
-appended when the case's file is complete; at the end the index is written again, sorted.
+appended when the case's file is complete; at the end the index is written again, sorted. A part of
+a cohort, prepared by a job of its own, has an index of its own until a whole run merges them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from samcancer.cohort.partition import Part
 from samcancer.errors import InputError
 from samcancer.files import read_json, write_json_atomic, write_text_atomic
 from samcancer.geometry import Geometry
@@ -148,18 +150,42 @@ def write_store_info(folder: Path, info: StoreInfo) -> None:
     write_json_atomic(folder / STORE_NAME, dataclasses.asdict(info))
 
 
-def read_index(folder: Path, *, drop_damaged: bool = False) -> list[CaseInfo]:
-    """Read the index in file order; a store without one has no cases.
+def part_index_name(part: Part) -> str:
+    """Return the name of the index that a part of a cohort writes until all parts are merged."""
+    return f"index.{part.name}.jsonl"
+
+
+def part_indexes(folder: Path) -> list[Path]:
+    """Return the indexes of parts that are not merged into the store's, sorted."""
+    return sorted(folder.glob("index.part-*-of-*.jsonl"))
+
+
+def read_index(folder: Path) -> list[CaseInfo]:
+    """Read the index of a whole store in file order; a store without one has no cases.
+
+    Raises:
+        InputError: Naming the first bad line, or when parts are not merged into it yet.
+    """
+    if parts := part_indexes(folder):
+        raise InputError(
+            f"{len(parts)} parts of its cases are not in its index yet",
+            path=folder,
+            mend="run prepare-slices once more without --num-parts",
+        )
+    return read_index_file(folder / INDEX_NAME)
+
+
+def read_index_file(path: Path, *, drop_damaged: bool = False) -> list[CaseInfo]:
+    """Read one index in file order; a file that is not there has no cases.
 
     Args:
-        folder: The store.
+        path: Of the whole store or of a part.
         drop_damaged: Leave out lines that are changed, or cut short as by a killed writer, for
             their cases to be prepared again.
 
     Raises:
         InputError: Naming the first bad line.
     """
-    path = folder / INDEX_NAME
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")
@@ -177,15 +203,15 @@ def read_index(folder: Path, *, drop_damaged: bool = False) -> list[CaseInfo]:
     return found
 
 
-def write_index(folder: Path, cases: Iterable[CaseInfo]) -> None:
-    """Write the whole index, sorted by case."""
+def write_index(folder: Path, cases: Iterable[CaseInfo], *, name: str = INDEX_NAME) -> None:
+    """Write the whole index, or that of a part, sorted by case."""
     ordered = sorted(cases, key=lambda info: info.case_id)
-    write_text_atomic(folder / INDEX_NAME, "".join(f"{_line(info)}\n" for info in ordered))
+    write_text_atomic(folder / name, "".join(f"{_line(info)}\n" for info in ordered))
 
 
-def append_to_index(folder: Path, info: CaseInfo) -> None:
+def append_to_index(folder: Path, info: CaseInfo, *, name: str = INDEX_NAME) -> None:
     """Add one finished case, safely on disk when this returns; one process at a time."""
-    with (folder / INDEX_NAME).open("a", encoding="utf-8") as stream:
+    with (folder / name).open("a", encoding="utf-8") as stream:
         stream.write(f"{_line(info)}\n")
         stream.flush()
         os.fsync(stream.fileno())

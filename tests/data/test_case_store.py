@@ -23,7 +23,7 @@ from small_store import (
 )
 
 from samcancer.data.case_store import CaseStore, case_file_bytes
-from samcancer.data.store_index import append_to_index, read_index
+from samcancer.data.store_index import INDEX_NAME, append_to_index, read_index_file
 from samcancer.errors import InputError
 
 
@@ -150,7 +150,10 @@ def test_a_torn_index_is_refused_by_readers_and_mended_by_the_writer(
     path.write_bytes(whole[: len(last) + kept_bytes])
     with pytest.raises(InputError, match="its last line is not complete"):
         CaseStore(store.folder)
-    assert [i.case_id for i in read_index(store.folder, drop_damaged=True)] == ["a é", "b"]
+    assert [i.case_id for i in read_index_file(store.folder / INDEX_NAME, drop_damaged=True)] == [
+        "a é",
+        "b",
+    ]
 
 
 def test_a_bad_line_of_the_index_is_numbered(store: CaseStore) -> None:
@@ -166,7 +169,9 @@ def test_a_patient_changed_in_the_index_is_found(store: CaseStore) -> None:
     path.write_text(text.replace('"patient_id": "patient of b"', '"patient_id": "patient of c"'))
     with pytest.raises(InputError, match="line 2 is damaged"):
         CaseStore(store.folder)
-    assert [i.case_id for i in read_index(store.folder, drop_damaged=True)] == ["a é"]
+    assert [i.case_id for i in read_index_file(store.folder / INDEX_NAME, drop_damaged=True)] == [
+        "a é"
+    ]
 
 
 def test_every_flipped_bit_of_the_index_is_found(store: CaseStore) -> None:

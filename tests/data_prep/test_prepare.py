@@ -13,6 +13,7 @@ from raw_data import AFFINE, SHAPE, add_case, ct, label, save, write_nnunet
 
 from data_prep.prepare import PrepareOptions, prepare
 from data_prep.summary import Summary
+from samcancer.cohort.executor import Executor
 from samcancer.commands import run_verb
 from samcancer.data.case_store import CaseStore
 from samcancer.errors import InputError
@@ -149,10 +150,11 @@ def test_preparing_again_keeps_what_is_there(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in (store / "cases").iterdir()} == times
 
 
+@pytest.mark.usefixtures("_imported_once")
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
     raw = raw_liver(tmp_path)
     run(tmp_path / "one", raw)
-    run(tmp_path / "two", raw, workers=2)
+    run(tmp_path / "two", raw, executor=Executor(workers=2))
     assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
 
 

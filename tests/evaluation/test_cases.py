@@ -233,6 +233,7 @@ def test_flare24_without_merging_wants_one_class(write_labels: WriteLabels, tmp_
         evaluate(tmp_path, labels=TWO)
 
 
+@pytest.mark.usefixtures("_imported_once")
 def test_several_workers_give_the_same_results(write_labels: WriteLabels, tmp_path: Path) -> None:
     for index in range(3):
         write_labels(f"reference/c{index}.nii.gz", box(1, 5))

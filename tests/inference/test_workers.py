@@ -21,6 +21,8 @@ from samcancer.inference.models import Ensemble
 from samcancer.inference.options import InferenceOptions
 from samcancer.inference.workers import largest_first, segment_in_workers
 
+pytestmark = pytest.mark.usefixtures("_imported_once")
+
 CASES = 5
 
 
