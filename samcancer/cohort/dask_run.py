@@ -201,7 +201,11 @@ def _client_of(address: str) -> Client:
 @contextmanager
 def _forked_workers(modules: Sequence[str]) -> Iterator[None]:
     """Fork workers from a server that imports once for all of them, also where one starts anew."""
-    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+    settings = {
+        "distributed.worker.multiprocessing-method": "forkserver",
+        "distributed.worker.profile.enabled": False,  # it would look at every thread each 10 ms
+    }
+    with dask.config.set(settings):
         context = get_mp_context()  # sets what Dask wants imported, the first time
         context.set_forkserver_preload([*_PRELOADED, *modules])
         yield

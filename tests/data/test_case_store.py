@@ -22,6 +22,7 @@ from small_store import (
     write_store,
 )
 
+from samcancer.data.case_file import create_slicewise
 from samcancer.data.case_store import CaseStore, case_file_bytes
 from samcancer.data.store_index import INDEX_NAME, append_to_index, read_index_file
 from samcancer.errors import InputError
@@ -274,3 +275,20 @@ def test_more_cases_than_open_files_can_be_read_in_turn(tmp_path: Path) -> None:
     for _ in range(2):
         for i in range(40):
             np.testing.assert_array_equal(store.slices_hu(f"c{i:02}", 2, 3), case_arrays(i)[0][:1])
+
+
+def test_the_bytes_do_not_depend_on_who_else_holds_a_data_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    info, arrays = case_info("a"), case_arrays(0)
+    given = {"slices_hu": arrays[0], "label_bits": arrays[1]}
+    expected = case_file_bytes(info, CLASS_NAMES, **given)
+    held = []
+
+    def holding(*args: object, **options: object) -> h5py.Dataset:
+        held.append(create_slicewise(*args, **options))  # type: ignore[arg-type]  # passed on
+        return held[-1]
+
+    monkeypatch.setattr("samcancer.data.case_file.create_slicewise", holding)
+    assert case_file_bytes(info, CLASS_NAMES, **given) == expected
+    assert len(held) == 2
