@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 DEMO   ?= demo
 REAL   ?= demo-real
 
-.PHONY: help install lint format test test-slow reliability demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-healthy-scans bench-boxes bench-startup bench-training \
+.PHONY: help install lint format test test-slow reliability audit demo demo-real bench-speed bench-sarcoma bench-pretrained bench-encoders bench-healthy-scans bench-boxes bench-startup bench-training \
 	bench-engine bench-roofline bench-backends bench-whole-scan bench-efficiency bench-region bench-overlap bench-systems bench-ablations bench-evaluation clean
 
 help:  ## list the targets
@@ -47,6 +47,11 @@ define figures
 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m reliability $(1) --record-figures=docs/reliability.jsonl --durations=10; \
 	status=$$?; $(BIN)/python benchmarks/reliability_page.py && exit $$status
 endef
+
+audit: $(READY)  ## ask the advisory database about every installed package; needs a network
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/installed.txt
+	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --requirement $(VENV)/installed.txt
 
 demo: $(READY)  ## the whole pipeline on synthetic patients, on CPU, ending in demo/report.html
 	$(BIN)/python scripts/demo.py --output $(DEMO)

@@ -52,6 +52,7 @@ from samcancer.data.store_index import (
 from samcancer.errors import InputError
 from samcancer.files import (
     remove_stale_temporaries,
+    require_own_folder,
     write_json_atomic,
     write_text_atomic,
 )
@@ -121,6 +122,7 @@ def prepare(options: PrepareOptions, *, show_progress: bool = True) -> Summary:
     )
     part = options.part
     with cohort_lock(options.output, purpose="prepare-slices", part=part):
+        require_own_folder(options.output / CASES_NAME)
         (options.output / CASES_NAME).mkdir(exist_ok=True)
         if part is None:
             _remove_leftovers(options.output)
@@ -293,14 +295,9 @@ _CONVERTING = CaseWork(stage="prepare-slices", setup=no_state, do=_convert, modu
 
 def _log_result(result: CaseResult) -> None:
     if result.error is not None:
-        _log.warning("case %s refused: %s", result.case_id, _fact(result.error))
+        _log.info("case %s refused", result.case_id)
     for warning in result.warnings:
         _log.warning("case %s: %s", result.case_id, warning)
-
-
-def _fact(error: InputError) -> str:
-    """Return an error without the folders of its file, which may hold a patient's name."""
-    return str(InputError(error.fact, path=error.path and error.path.name, mend=error.mend))
 
 
 def _summarise(

@@ -22,7 +22,7 @@ from typing import Any
 
 from data_prep.dataset_tables import resolve_dataset
 from samcancer.errors import InputError
-from samcancer.files import read_json
+from samcancer.files import is_safe_name, read_json
 from samcancer.taxonomy import DatasetSpec, Taxonomy
 from samcancer.volume_io import find_volumes, strip_volume_suffix
 from samcancer.volume_io.dicom_folders import folder_case_id
@@ -36,9 +36,6 @@ CSV_COLUMNS = ("image", "label", "patient", "dataset", "case", "annotates", "ser
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 """nnU-Net's image names."""
-
-_UNSAFE_ID = re.compile(r"^[.\s]|[/\\\x00-\x1f\x7f]|\s$")
-"""What a case id may not hold, because files are named after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +223,7 @@ def _case(
     spec: DatasetSpec,
     taxonomy: Taxonomy,
 ) -> SourceCase:
-    if not case_id or _UNSAFE_ID.search(case_id):
+    if not is_safe_name(case_id):
         raise InputError(f"{case_id!r} cannot be a case id", path=image, mend="rename it")
     return SourceCase(
         case_id=case_id,

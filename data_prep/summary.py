@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from samcancer.data.case_store import CaseInfo
+from samcancer.errors import InputError
 
 _MEGABYTE = 1e6
 
@@ -23,7 +25,11 @@ class Refusal:
     fact: str
     mend: str | None
     file: str
-    """Name of the file concerned, without its folder."""
+    """Name of the file concerned, without its folder, which may hold a patient's name."""
+
+    def message(self) -> str:
+        """Return the one line to print."""
+        return str(InputError(self.fact, path=self.file or self.case_id, mend=self.mend))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +194,7 @@ def _table(
         is_text = number < text_columns or column == "class"
         table.add_column(column, justify="left" if is_text else "right", overflow="fold")
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(Text(str(cell)) for cell in row))  # a name may look like markup
     return table
 
 

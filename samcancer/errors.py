@@ -27,7 +27,7 @@ class InputError(ValueError):
         self.mend = mend
         where = "" if path is None else f"{path}: "
         advice = f" {mend[0].upper()}{mend[1:]}." if mend else ""
-        super().__init__(" ".join(f"{where}{fact}.{advice}".splitlines()))
+        super().__init__(_printable(" ".join(f"{where}{fact}.{advice}".splitlines())))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Rebuild from the parts, so that the error crosses process borders unchanged."""
@@ -39,6 +39,11 @@ def fact_of(error: Exception) -> str:
     if isinstance(error, InputError):
         return " ".join(error.fact.splitlines())
     return f"unexpected {type(error).__name__}; the log says more"
+
+
+def _printable(text: str) -> str:
+    """Return text whose control characters a terminal shows instead of obeying."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _rebuild(fact: str, path: Path | None, mend: str | None) -> InputError:

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,11 +40,14 @@ _KEPT_NAME = 40
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """Start of text that a spreadsheet would run as a formula, or that already carries our mark."""
 
-LOCK_NAME = ".lock"
-"""File of a folder's lock."""
-
 TEMPORARY_PREFIX = ".tmp-"
 """Start of the name of every unfinished file; such files are never read as results."""
+
+LOCK_NAME = ".lock"
+"""File in a folder that one process at a time may write to; it says who holds it."""
+
+_UNSAFE_NAME = re.compile(r"^[.\s]|[/\\\x00-\x1f\x7f]|\s$")
+"""What a name may not hold that becomes that of a file."""
 
 
 @contextlib.contextmanager
@@ -113,6 +117,25 @@ def write_text_atomic(path: Path, text: str) -> None:
         temporary.write_bytes(data)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a file, safely on disk when this returns; one process at a time.
+
+    A process that is killed meanwhile leaves the lines before whole; readers drop a torn last one.
+
+    Raises:
+        InputError: When the file is a link, or the disk is full.
+    """
+    with _open_own_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as stream:
+        try:
+            stream.write(f"{line}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError("the disk is full", path=path, mend=_MAKE_ROOM) from None
+
+
 def write_json_atomic(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON to ``path`` atomically."""
     write_text_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -180,7 +203,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("no such file", path=path, mend="check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", path=path) from None
+    except (ValueError, RecursionError) as error:  # numbers and nesting without end are these, too
         raise InputError(
             f"not valid JSON ({error})", path=path, mend="write the file anew"
         ) from None
@@ -257,6 +282,27 @@ def require_writable_folder(folder: Path, *, needed_bytes: int = 0) -> None:
         )
 
 
+def is_safe_name(name: str) -> bool:
+    """Return whether a case or a run may have this name, since files are named after it."""
+    return bool(name) and _UNSAFE_NAME.search(name) is None
+
+
+def require_own_folder(folder: Path) -> None:
+    """Refuse a folder below an output that is a link, so that results stay where they were asked.
+
+    The output folder itself may be a link: a user names it.
+
+    Raises:
+        InputError: Naming where the link leads.
+    """
+    if folder.is_symlink():
+        raise InputError(
+            f"is a link to {folder.readlink()}, so results would be written there",
+            path=folder,
+            mend="remove the link, or name that folder as the output",
+        )
+
+
 @contextlib.contextmanager
 def folder_lock(
     folder: Path,
@@ -279,7 +325,7 @@ def folder_lock(
         InputError: When another process holds the lock; the message names its pid.
     """
     require_writable_folder(folder)
-    with (folder / name).open("a+", encoding="utf-8") as stream:
+    with _open_own_file(folder / name, os.O_RDWR | os.O_APPEND | os.O_CREAT) as stream:
         if not _locked(stream, patience_s, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             stream.seek(0)
             holder = stream.read().strip() or "unknown process"
@@ -296,6 +342,12 @@ def folder_lock(
                 stream.truncate(0)
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether some process holds the lock of this file."""
+    with _open_own_file(path, os.O_RDWR | os.O_APPEND) as stream:
+        return not _locked(stream, 0.0, fcntl.LOCK_EX)
+
+
 def _locked(stream: IO[str], patience_s: float, kind: int) -> bool:
     """Try to lock an open file, again and again until the time is up."""
     deadline = time.monotonic() + patience_s
@@ -306,6 +358,25 @@ def _locked(stream: IO[str], patience_s: float, kind: int) -> bool:
         if time.monotonic() >= deadline:
             return False
         time.sleep(_LOCK_INTERVAL_S)
+
+
+def _open_own_file(path: Path, flags: int) -> IO[str]:
+    """Open a file that is changed in place: never through a link, which may lead anywhere."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise _linked(path) from None
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(descriptor)
+        raise _linked(path)
+    return os.fdopen(descriptor, "a+" if flags & os.O_RDWR else "a", encoding="utf-8")
+
+
+def _linked(path: Path) -> InputError:
+    return InputError("is a link to another file", path=path, mend="remove the link")
 
 
 def _sealed_text(content: Mapping[str, Any]) -> str:

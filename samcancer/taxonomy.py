@@ -9,15 +9,15 @@ organ overlap, data overlap); the first four are settled here, the last in samca
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-import yaml
-
 from samcancer.config import WindowHu
+from samcancer.config.yaml_text import read_yaml
 from samcancer.errors import InputError
 from samcancer.taxonomy_checks import check_rules, require_unique
 
@@ -234,7 +234,7 @@ def load_taxonomy(path: Path | None = None) -> Taxonomy:
     Raises:
         InputError: When the file is missing, is not YAML, or contradicts itself.
     """
-    content = _read_yaml(PACKAGED_TAXONOMY)
+    content = dict(_packaged_tables())
     if path is None:
         return taxonomy_from_dict(content, path=PACKAGED_TAXONOMY)
     for section, entries in _read_yaml(path).items():
@@ -287,15 +287,14 @@ def taxonomy_from_dict(content: Mapping[str, Any], *, path: Path | None = None) 
     return taxonomy
 
 
+@functools.cache
+def _packaged_tables() -> dict[str, Any]:
+    """Read the packaged file once a process; the result is not to be changed."""
+    return _read_yaml(PACKAGED_TAXONOMY)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("no such file", path=path, mend="check --taxonomy") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"not valid YAML ({error})", path=path, mend="see docs/data_sets.md"
-        ) from None
+    content = read_yaml(path, missing="check --taxonomy", mend=_MEND)
     if not isinstance(content, dict):
         raise InputError(
             f"must be a mapping of sections, got {type(content).__name__}", path=path, mend=_MEND

@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -31,6 +30,7 @@ from data_prep.phantoms.patient import DEFAULT_IN_PLANE_PIXELS
 from samcancer.errors import InputError
 from samcancer.files import (
     TEMPORARY_PREFIX,
+    append_line,
     atomic_path,
     folder_lock,
     read_json,
@@ -127,14 +127,11 @@ def write_phantoms(
         total = cases * len(PHANTOM_SETS)
         if progress is not None:
             progress(len(done), total)
-        with (out / MANIFEST_FILE).open("a", encoding="utf-8") as manifest:
-            for line in _made(jobs, workers=workers):
-                done[str(line["case"])] = line
-                manifest.write(_as_line(line))
-                manifest.flush()
-                os.fsync(manifest.fileno())
-                if progress is not None:
-                    progress(len(done), total)
+        for line in _made(jobs, workers=workers):
+            done[str(line["case"])] = line
+            append_line(out / MANIFEST_FILE, _as_line(line).removesuffix("\n"))
+            if progress is not None:
+                progress(len(done), total)
         _write_summaries(out, done, cases)
     return len(jobs)
 

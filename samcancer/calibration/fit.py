@@ -25,10 +25,10 @@ from samcancer.calibration.search import Choice, choose, healthy_scans
 from samcancer.calibration.strangers import HealthyScan, Strangers
 from samcancer.errors import InputError
 from samcancer.files import folder_lock, remove_stale_temporaries
+from samcancer.modeling.devices import chosen_device
 from samcancer.modeling.slice_prediction import MASK_THRESHOLD, UNCALIBRATED_THRESHOLD
 from samcancer.training.calibration_file import ClassThresholds, write_calibration
 from samcancer.training.checkpoint import LoadedModel, ModelBuilder, load_checkpoint
-from samcancer.training.devices import chosen_device
 from samcancer.training.fold_runs import FoldRuns, open_fold_runs
 from samcancer.training.fusion_file import is_fusion
 from samcancer.training.progress import tracked

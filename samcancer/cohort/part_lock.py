@@ -8,14 +8,13 @@ version 3 on does; Lustre with ``flock``).
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from samcancer.cohort.partition import Part
 from samcancer.errors import InputError
-from samcancer.files import LOCK_NAME, folder_lock
+from samcancer.files import LOCK_NAME, folder_lock, is_locked
 
 
 @contextmanager
@@ -41,19 +40,10 @@ def cohort_lock(folder: Path, *, purpose: str, part: Part | None) -> Iterator[No
 
 def _require_same_partition(folder: Path, part: Part) -> None:
     for path in sorted(folder.glob(f"{LOCK_NAME}-part-*-of-*")):
-        if not path.name.endswith(f"-of-{part.count}") and _is_held(path):
+        if not path.name.endswith(f"-of-{part.count}") and is_locked(path):
             other = path.name.removeprefix(f"{LOCK_NAME}-")
             raise InputError(
                 f"is being written by {other}, this is {part.name}",
                 path=folder,
                 mend="use the same --num-parts in all jobs",
             )
-
-
-def _is_held(path: Path) -> bool:
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False

@@ -69,7 +69,7 @@ def cohort_progress(total: int, *, show: bool, steps: str = "") -> Iterator[Coho
     )
 
     bar = Progress(
-        TextColumn("{task.fields[names]}"),
+        TextColumn("{task.fields[names]}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("cases, {task.fields[rate]}"),

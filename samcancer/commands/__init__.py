@@ -13,7 +13,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from samcancer import __version__
 from samcancer.errors import InputError
@@ -84,7 +84,7 @@ def run_verb(verb: str, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--quiet", action="store_true", help="log warnings only, no progress bars")
     args = parser.parse_args(arguments)
-    _start_logging(quiet=args.quiet)
+    _start_logging(quiet=args.quiet, debug=args.debug)
     try:
         return int(module.run(args))
     except InputError as error:
@@ -92,14 +92,29 @@ def run_verb(verb: str, arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except OSError as error:
-        if args.debug or not is_full_disk(error):
+    except (
+        OSError
+    ) as error:  # what no part expected: a full disk, a permission, a folder for a file
+        if args.debug or not (is_full_disk(error) or error.filename):
             raise
-        print(f"error: {full_disk_error(error.filename)}", file=sys.stderr)
+        print(f"error: {_unexpected(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def print_failures(messages: Iterable[str]) -> None:
+    """Print one line for each case that failed while the others were done."""
+    for message in messages:
+        print(f"error: {message}", file=sys.stderr)
+
+
+def _unexpected(error: OSError) -> InputError:
+    if is_full_disk(error):
+        return full_disk_error(error.filename)
+    fact = (error.strerror or type(error).__name__).lower()
+    return InputError(fact, path=str(error.filename), mend="check the path and who may use it")
 
 
 def _overview() -> str:
@@ -118,13 +133,25 @@ def _overview() -> str:
     )
 
 
-def _start_logging(*, quiet: bool) -> None:
-    from rich.console import Console
-    from rich.logging import RichHandler
+def _start_logging(*, quiet: bool, debug: bool) -> None:
+    """Log to a terminal in colour, and to a file or a pipe as one line a message, never wrapped."""
+    handler: logging.Handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(level)s: %(message)s"))
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.logging import RichHandler
 
-    logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO,
-        format="%(message)s",
-        datefmt="%H:%M:%S",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
-    )
+        handler = RichHandler(console=Console(stderr=True), show_path=False)
+        handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, handlers=[handler])
+    if debug:
+        for package in ("samcancer", "data_prep"):
+            logging.getLogger(package).setLevel(logging.DEBUG)
+
+
+class _OneLine(logging.Formatter):
+    """A record as ``warning: what was said``; a traceback follows on lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.level = record.levelname.lower()
+        return super().format(record)

@@ -42,9 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict the size, ask, and fill the folder; nothing is written when the answer is no."""
-    import torch
-
     from samcancer.config import load_config, with_overrides
+    from samcancer.modeling.devices import chosen_device
     from samcancer.training.cached_features import fill, plan_fill, require_cacheable
     from samcancer.training.network import build_network
     from samcancer.training.run import open_store
@@ -62,10 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.yes and not _agreed():
         print("nothing written")
         return 0
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    fill(plan, model, device=device, show_progress=not args.quiet)
+    fill(plan, model, device=chosen_device(args.device), show_progress=not args.quiet)
     _log.info("%s: complete; train with --set train.feature_cache=%s", folder, folder)
     return 0
 

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from samcancer.commands import EXIT_OK, EXIT_SOME_FAILED
+from samcancer.commands.shared_options import share
 
 DESCRIPTION = """\
 Fits presence, probability and size thresholds of every lesion class so that at most a share of
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-fp-scans",
-        type=_share,
+        type=share,
         required=True,
         metavar="SHARE",
         help="healthy scans that may have a false lesion, of all classes together, such as 0.05",
@@ -83,10 +84,3 @@ def run(args: argparse.Namespace) -> int:
         _log.error("nothing was stored; --force stores the thresholds that come nearest")
         return EXIT_SOME_FAILED
     return EXIT_OK
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and under 1, got {value}")
-    return value

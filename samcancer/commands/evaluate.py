@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +22,6 @@ DESCRIPTION = (
 EXAMPLE = (
     "samcancer evaluate --reference labels/ --prediction masks/ --output scores/ --protocol nnunet"
 )
-
-_log = logging.getLogger(__name__)
 
 _PROTOCOLS = ("flare24", "flare23", "nnunet")
 
@@ -76,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """Score all cases; 0 when all could be scored, 1 when some could not."""
     from rich.console import Console
 
+    from samcancer.commands import EXIT_OK, EXIT_SOME_FAILED, print_failures
     from samcancer.evaluation.comparison import compare
     from samcancer.evaluation.labels import choose_labels, read_annotations
     from samcancer.evaluation.patients import read_patients
@@ -110,10 +108,9 @@ def run(args: argparse.Namespace) -> int:
         comparison = compare(evaluated, other, patients=patients)
         write_comparison(args.output, other.results, comparison)
         Console().print(render_comparison(comparison))
-    for found in (evaluated, *compared):
-        for case_id, reason in found.failures.items():
-            _log.error("%s failed: %s", case_id, reason)
-    return 1 if any(found.failures for found in (evaluated, *compared)) else 0
+    failures = [reason for found in (evaluated, *compared) for reason in found.failures.values()]
+    print_failures(failures)
+    return EXIT_SOME_FAILED if failures else EXIT_OK
 
 
 def _plan(

@@ -10,13 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samcancer.commands.argument_types import positive, probability, share
 from samcancer.commands.cohort_options import (
     add_cohort_arguments,
     cohort_executor,
     cohort_part,
 )
 from samcancer.commands.dicom_options import add_dicom_arguments, dicom_options
+from samcancer.commands.shared_options import (
+    add_read_arguments,
+    positive,
+    probability,
+    reading_of,
+    share,
+)
 from samcancer.errors import InputError
 
 if TYPE_CHECKING:
@@ -172,17 +178,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_dicom_arguments(parser)
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default all)")
     add_cohort_arguments(parser)
-    parser.add_argument(
-        "--affine", choices=("qform", "sform"), help="which one to use where a NIfTI's two disagree"
-    )
-    parser.add_argument(
-        "--nan-fill", type=float, metavar="HU", help="value for voxels that are not a number"
-    )
-    parser.add_argument(
-        "--nearest-rotation",
-        action="store_true",
-        help="accept a sheared affine by its nearest rotation; the mask keeps the original",
-    )
+    add_read_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -197,7 +193,6 @@ def run(args: argparse.Namespace) -> int:
     from samcancer.inference.prompts import require_known_classes
     from samcancer.inference.volume import EngineOptions
     from samcancer.inference.workers import segment_in_workers
-    from samcancer.volume_io import ReadOptions
 
     executor, part = cohort_executor(args), cohort_part(args)
     if part is not None and args.html:
@@ -241,13 +236,7 @@ def run(args: argparse.Namespace) -> int:
             overlap=args.overlap,
             stitch_device=args.stitch_device,
         ),
-        read=ReadOptions(
-            affine=args.affine,
-            nan_fill=args.nan_fill,
-            nearest_rotation=args.nearest_rotation,
-            series=args.series,
-            files=named_dicom_files(args.input),
-        ),
+        read=reading_of(args, series=args.series, files=named_dicom_files(args.input)),
         merge_lesions=args.merge_lesions,
         per_class=args.per_class,
         probabilities=args.probabilities,
@@ -385,6 +374,8 @@ def _prompts(args: argparse.Namespace, case_ids: list[str]) -> dict[str, CasePro
 
 
 def _summary(result: BatchResult) -> int:
+    from samcancer.commands import EXIT_BAD_INPUT, EXIT_SOME_FAILED, print_failures
+
     _log.info(
         "%d segmented, %d already finished, %d failed",
         len(result.finished),
@@ -393,19 +384,15 @@ def _summary(result: BatchResult) -> int:
     )
     if not result.failures:
         return 0
-    if not result.finished and not result.skipped and len(result.failures) == 1:
-        raise InputError(next(iter(result.failures.values())).rstrip("."))
-    _log.error("failed: %s", "; ".join(f"{c}: {m}" for c, m in result.failures.items()))
-    return 1
+    print_failures(result.failures.values())
+    alone = len(result.failures) == 1 and not result.finished and not result.skipped
+    return EXIT_BAD_INPUT if alone else EXIT_SOME_FAILED
 
 
 def _device(wanted: str, precision: str) -> str:
-    import torch
+    from samcancer.modeling.devices import chosen_device
 
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise InputError("--device cuda: no usable GPU was found", mend="use --device cpu")
-    device = "cuda" if available and wanted != "cpu" else "cpu"
+    device = chosen_device(wanted)
     if device == "cpu" and precision != "32-true":
         raise InputError(
             f"--precision {precision} is far slower than 32-true on a CPU",

@@ -11,6 +11,7 @@ from samcancer.commands.cohort_options import (
     cohort_executor,
     cohort_part,
 )
+from samcancer.commands.shared_options import add_read_arguments, reading_of
 
 DESCRIPTION = """\
 Reads raw data sets (nnU-Net v2 or MSD folders, or a CSV table of image, label, patient, dataset;
@@ -44,13 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify", action="store_true", help="prepare finished cases again and compare"
     )
-    parser.add_argument(
-        "--affine", choices=("qform", "sform"), help="which to believe where a NIfTI has two"
-    )
-    parser.add_argument("--nan-fill", type=float, metavar="HU", help="value for NaN voxels")
-    parser.add_argument(
-        "--nearest-rotation", action="store_true", help="read a sheared grid as an unsheared one"
-    )
+    add_read_arguments(parser)
     parser.add_argument(
         "--seg-threshold",
         type=float,
@@ -65,8 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
     from data_prep.prepare import PrepareOptions, prepare
     from data_prep.summary import summary_tables
-    from samcancer.commands import EXIT_OK, EXIT_SOME_FAILED
-    from samcancer.volume_io import ReadOptions
+    from samcancer.commands import EXIT_OK, EXIT_SOME_FAILED, print_failures
 
     executor = cohort_executor(args, default=_default_workers())
     part = cohort_part(args)
@@ -81,12 +75,7 @@ def run(args: argparse.Namespace) -> int:
         part=part,
         include_test=args.include_test,
         verify=args.verify,
-        reading=ReadOptions(
-            affine=args.affine,
-            nan_fill=args.nan_fill,
-            nearest_rotation=args.nearest_rotation,
-            seg_threshold=args.seg_threshold,
-        ),
+        reading=reading_of(args, seg_threshold=args.seg_threshold),
     )
     summary = prepare(options, show_progress=not args.quiet)
     console = Console()
@@ -101,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
             f"worker seconds: {summary.speed.input_mb_per_s:.1f} MB/s per core "
             f"({summary.speed.input_mb_per_cpu_s:.1f} of computing alone)"
         )
+    print_failures(refusal.message() for refusal in summary.refused)
     return EXIT_SOME_FAILED if summary.refused else EXIT_OK
 
 

@@ -16,7 +16,7 @@ def page_progress(total: int, *, quiet: bool) -> Iterator[Callable[[str], None]]
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     bar = Progress(
-        TextColumn("{task.fields[case]}"),
+        TextColumn("{task.fields[case]}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("pages"),

@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the pseudo labels and print what they add; 1 when some cases failed."""
-    from samcancer.commands import EXIT_OK, EXIT_SOME_FAILED
-    from samcancer.training.devices import chosen_device
+    from samcancer.commands import EXIT_OK, EXIT_SOME_FAILED, print_failures
+    from samcancer.modeling.devices import chosen_device
     from samcancer.training.pseudo_labels import write_pseudo_labels
 
     executor, part = cohort_executor(args), cohort_part(args)
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if part is None:
         _print_summary(result.classes)
+    print_failures(result.failures.values())
     return EXIT_SOME_FAILED if result.failures else EXIT_OK
 
 

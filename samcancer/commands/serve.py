@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samcancer.errors import InputError
+from samcancer.commands.shared_options import positive
 
 if TYPE_CHECKING:
     from samcancer.serve.app import ModelFacts
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
-        "--threads", type=_positive, metavar="N", help="CPU threads of the network (default all)"
+        "--threads", type=positive, metavar="N", help="CPU threads of the network (default all)"
     )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
 
@@ -115,13 +115,11 @@ def _load(args: argparse.Namespace, settings: ServeSettings) -> tuple[Segment, M
     from samcancer.inference.models import load_ensemble
     from samcancer.inference.options import InferenceOptions
     from samcancer.inference.volume import EngineOptions
+    from samcancer.modeling.devices import chosen_device
     from samcancer.serve.app import ModelFacts
     from samcancer.serve.engine import ScanEngine
 
-    available = torch.cuda.is_available()
-    if args.device == "cuda" and not available:
-        raise InputError("--device cuda: no usable GPU was found", mend="use --device cpu")
-    device = "cuda" if available and args.device != "cpu" else "cpu"
+    device = chosen_device(args.device)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     ensemble = load_ensemble(args.model, device=device)
@@ -134,11 +132,4 @@ def _port(text: str) -> int:
     value = int(text)
     if not 0 <= value <= _HIGHEST_PORT:
         raise argparse.ArgumentTypeError(f"must be 0 to {_HIGHEST_PORT}, got {value}")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samcancer.commands.shared_options import add_read_arguments, reading_of
+from samcancer.errors import InputError
+
 if TYPE_CHECKING:
     from samcancer.inference.batch import BatchResult
     from samcancer.volume_io import ReadOptions
@@ -44,17 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--taxonomy", type=Path, metavar="FILE", help="user's taxonomy, for class names"
     )
-    parser.add_argument(
-        "--affine", choices=("qform", "sform"), help="which one to use where a NIfTI's two disagree"
-    )
-    parser.add_argument(
-        "--nan-fill", type=float, metavar="HU", help="value for voxels that are not a number"
-    )
-    parser.add_argument(
-        "--nearest-rotation",
-        action="store_true",
-        help="accept a sheared affine by its nearest rotation",
-    )
+    add_read_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,25 +57,23 @@ def run(args: argparse.Namespace) -> int:
     from samcancer.report.scan.index import INDEX_NAME
     from samcancer.report.scan.pages import find_sources, write_pages
     from samcancer.taxonomy import load_taxonomy
-    from samcancer.volume_io import ReadOptions
 
-    sources, failures = find_sources(args.images, args.masks)
+    sources, unfit = find_sources(args.images, args.masks)
     with page_progress(len(sources), quiet=args.quiet) as on_case:
         failures = write_pages(
             sources,
             args.output,
-            read=ReadOptions(
-                affine=args.affine, nan_fill=args.nan_fill, nearest_rotation=args.nearest_rotation
-            ),
+            read=reading_of(args),
             labels=parse_labels(args.labels) if args.labels else None,
             taxonomy=load_taxonomy(args.taxonomy),
-            failures=failures,
+            failures=unfit,
             title=args.title,
             on_case=on_case,
         )
     _log.info("wrote %s", args.output / INDEX_NAME)
-    if failures:
-        _log.error("failed: %s", "; ".join(f"{c}: {fact}" for c, fact in failures.items()))
+    for case_id, fact in unfit.items():  # the others were told when they failed
+        refused = InputError(fact, path=args.masks / case_id, mend="check --images")
+        _log.error("%s", refused)
     return 1 if failures else 0
 
 

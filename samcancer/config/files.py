@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
-import yaml
-
 from samcancer.config.recipe import Config
+from samcancer.config.yaml_text import parse_yaml, read_yaml
 from samcancer.errors import InputError
 
 _T = TypeVar("_T")
+
+_EXAMPLES = "see configs/ for examples"
 
 
 def load_config(path: Path | None) -> Config:
@@ -24,14 +25,7 @@ def load_config(path: Path | None) -> Config:
     """
     if path is None:
         return Config()
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("no such file", path=path, mend="see configs/ for examples") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"not valid YAML ({error})", path=path, mend="see configs/ for examples"
-        ) from None
+    content = read_yaml(path, missing=_EXAMPLES, mend=_EXAMPLES)
     try:
         return config_from_dict(content or {})
     except (TypeError, ValueError) as error:
@@ -74,9 +68,9 @@ def with_overrides(config: Config, assignments: Sequence[str]) -> Config:
                 mend="see docs/configuration.md",
             )
         try:
-            target[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {name}: not a YAML value ({error})") from None
+            target[last] = parse_yaml(value)
+        except ValueError as error:
+            raise InputError(f"--set {name}: {error}", mend="see docs/configuration.md") from None
     try:
         return config_from_dict(content)
     except (TypeError, ValueError) as error:

@@ -23,12 +23,21 @@ from numpy.typing import NDArray
 
 from samcancer.config import SLICE_CONTEXT
 from samcancer.data.slice_reader import SliceReader
-from samcancer.data.store_index import FORMAT_VERSION, CaseInfo
+from samcancer.data.store_index import CASES_NAME, FORMAT_VERSION, CaseInfo, case_file_name
 from samcancer.errors import InputError
 from samcancer.files import atomic_path, sha256_of
 
-CASES_NAME = "cases"
-"""Folder of the files, inside the store."""
+__all__ = [
+    "CASES_NAME",
+    "case_file_bytes",
+    "case_shapes",
+    "class_bits",
+    "create_slicewise",
+    "file_image",
+    "new_memory_file",
+    "write_bytes_atomic",
+    "write_case",
+]
 
 _STACK_SLICES = 2 * SLICE_CONTEXT + 1
 
@@ -85,7 +94,7 @@ def write_case(
     content = case_file_bytes(info, class_names, slices_hu=slices_hu, label_bits=label_bits)
     done = dataclasses.replace(
         info,
-        file=f"{CASES_NAME}/{info.case_id}.h5",
+        file=case_file_name(info.case_id),
         file_sha256=hashlib.sha256(content).hexdigest(),
     )
 

@@ -46,7 +46,7 @@ class SliceReader:
             raise InputError("no such file", path=path, mend=mend)
         try:
             self._file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
-            self._datasets = {name: self._file[name] for name in shapes}
+            self._datasets = {name: _own_dataset(self._file, name) for name in shapes}
             found = {name: data.shape for name, data in self._datasets.items()}
         except (OSError, KeyError, RuntimeError, ValueError, AttributeError) as error:
             raise self._damaged(error) from None
@@ -98,6 +98,26 @@ class SliceReader:
 
     def _damaged(self, error: object) -> InputError:
         return InputError(f"the file is damaged ({error})", path=self.path, mend=self._mend)
+
+
+def _own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """Return a data set whose values lie in this very file.
+
+    HDF5 follows links to other files, and virtual or external storage, without a word: a store
+    from elsewhere could make any file of this machine a part of a case.
+
+    Raises:
+        ValueError: When they lie elsewhere.
+    """
+    link = file.get(name, getlink=True)
+    if not isinstance(link, h5py.HardLink):
+        raise ValueError(f"{name} is a link")
+    data = file[name]
+    if data.is_virtual or data.external:
+        raise ValueError(f"{name} takes its values from another file")
+    if data.dtype.kind not in "iu":
+        raise ValueError(f"{name} holds {data.dtype} instead of whole numbers")
+    return data
 
 
 class Reader(Protocol):

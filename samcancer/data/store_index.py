@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,13 @@ from numpy.typing import NDArray
 
 from samcancer.cohort.partition import Part
 from samcancer.errors import InputError
-from samcancer.files import read_json, write_json_atomic, write_text_atomic
+from samcancer.files import (
+    append_line,
+    is_safe_name,
+    read_json,
+    write_json_atomic,
+    write_text_atomic,
+)
 from samcancer.geometry import Geometry
 from samcancer.inplane import InPlaneGrid
 
@@ -31,6 +36,9 @@ FORMAT_VERSION = 1
 STORE_NAME = "store.json"
 
 INDEX_NAME = "index.jsonl"
+
+CASES_NAME = "cases"
+"""Folder of the cases' files, inside the store."""
 
 _MEND = "run prepare-slices again"
 
@@ -105,6 +113,11 @@ class StoreInfo:
     """In bit order."""
     size: int
     format_version: int = FORMAT_VERSION
+
+
+def case_file_name(case_id: str) -> str:
+    """Return the HDF5 file of a case, relative to the store."""
+    return f"{CASES_NAME}/{case_id}.h5"
 
 
 def content_sha256(canonical_hu: NDArray[np.int16]) -> str:
@@ -196,9 +209,10 @@ def read_index_file(path: Path, *, drop_damaged: bool = False) -> list[CaseInfo]
     for number, line in enumerate(lines, start=1):
         try:
             found.append(_parse_line(line.decode("utf-8")))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             if not drop_damaged:
-                raise InputError(f"line {number} is damaged", path=path, mend=_MEND) from None
+                fact = str(error) if isinstance(error, _ElsewhereError) else "is damaged"
+                raise InputError(f"line {number} {fact}", path=path, mend=_MEND) from None
             _log.warning("line %d of %s is damaged: its case is prepared again", number, path.name)
     return found
 
@@ -211,10 +225,7 @@ def write_index(folder: Path, cases: Iterable[CaseInfo], *, name: str = INDEX_NA
 
 def append_to_index(folder: Path, info: CaseInfo, *, name: str = INDEX_NAME) -> None:
     """Add one finished case, safely on disk when this returns; one process at a time."""
-    with (folder / name).open("a", encoding="utf-8") as stream:
-        stream.write(f"{_line(info)}\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    append_line(folder / name, _line(info))
 
 
 def _line(info: CaseInfo) -> str:
@@ -229,7 +240,16 @@ def _parse_line(line: str) -> CaseInfo:
         if check != _check(rest):
             raise ValueError("the line has changed since it was written")
         line = f"{{{rest}"
-    return CaseInfo.from_json(line)
+    info = CaseInfo.from_json(line)
+    if not is_safe_name(info.case_id) or info.file != case_file_name(info.case_id):
+        raise _ElsewhereError(
+            f"says that case {info.case_id!r} is {info.file!r}, which is no file of a store"
+        )
+    return info
+
+
+class _ElsewhereError(ValueError):
+    """A line that names a file outside of the store; never one that was merely damaged."""
 
 
 def _check(text: str) -> str:

@@ -17,7 +17,12 @@ from typing import Any
 from samcancer.cohort.part_lock import cohort_lock
 from samcancer.cohort.partition import Part
 from samcancer.errors import InputError, fact_of
-from samcancer.files import remove_stale_temporaries, require_writable_folder
+from samcancer.files import (
+    is_safe_name,
+    remove_stale_temporaries,
+    require_own_folder,
+    require_writable_folder,
+)
 from samcancer.inference.extras import PER_CLASS_FOLDER, PROBABILITY_FOLDER
 from samcancer.inference.finished import finished_report
 from samcancer.inference.models import Ensemble
@@ -70,6 +75,12 @@ def find_scans(inputs: Iterable[Path], *, series: str | None = None) -> dict[str
         if not given.exists():
             raise InputError("no such file or folder", path=given, mend="check --input")
         for case_id, scan in _scans_of(given, series):
+            if not is_safe_name(case_id):
+                raise InputError(
+                    f"{case_id!r} cannot be a case id, which results are named after",
+                    path=scan,
+                    mend="rename it",
+                )
             if scans.get(case_id) == scan and given.is_file() and scan.is_dir():
                 continue  # another file of the same series
             if case_id in scans:
@@ -194,17 +205,26 @@ def locked_output(output: Path, part: Part | None) -> Iterator[None]:
     with cohort_lock(output, purpose="infer-volume", part=part):
         if part is None:
             remove_stale_files(output)
+        else:
+            _extra_folders(output)
         yield
 
 
 def remove_stale_files(output: Path) -> None:
     """Delete what a killed process left unfinished in a folder of results whose lock is held."""
-    for folder in (
-        output,
-        *output.glob(f"{PER_CLASS_FOLDER}/*"),
-        *output.glob(f"{PROBABILITY_FOLDER}/*"),
-    ):
+    for folder in (output, *_extra_folders(output)):
         remove_stale_temporaries(folder)
+
+
+def _extra_folders(output: Path) -> list[Path]:
+    """Return the folders of the cases' extras; refuse links among them."""
+    found = []
+    for extras in (output / PER_CLASS_FOLDER, output / PROBABILITY_FOLDER):
+        require_own_folder(extras)
+        for folder in extras.glob("*"):
+            require_own_folder(folder)
+            found.append(folder)
+    return found
 
 
 @dataclass
@@ -237,9 +257,9 @@ class _Steps:
         self._advance(case_id, self._write)
         outcome = self._waiting.pop(case_id)
         if isinstance(outcome, Exception):
-            self.result.failures[case_id] = _one_line(outcome)
+            self.result.failures[case_id] = _one_line(outcome, self.scans[case_id])
             self.result.facts[case_id] = fact_of(outcome)
-            _log.error("%s failed: %s", case_id, self.result.failures[case_id])
+            _log.info("%s failed", case_id)
             _log.debug("traceback of %s", case_id, exc_info=outcome)
         elif outcome is None:
             self.result.skipped.append(case_id)
@@ -332,8 +352,12 @@ def _scans_of(given: Path, series: str | None) -> list[tuple[str, Path]]:
     ]
 
 
-def _one_line(error: Exception) -> str:
-    """Return what is wrong, without the folders of the file, which may hold a patient's name."""
-    if isinstance(error, InputError):
-        return str(InputError(error.fact, path=error.path and error.path.name, mend=error.mend))
-    return f"{type(error).__name__}: {error}".replace("\n", " ")
+def _one_line(error: Exception, scan: Path) -> str:
+    """Return what is wrong, without the folders above the scan, which may hold a patient's name."""
+    if not isinstance(error, InputError):
+        fact = f"unexpected {type(error).__name__} ({error})"
+        error = InputError(fact, path=scan, mend="see the traceback with --debug")
+    path = error.path or scan
+    inside = path.is_relative_to(scan)
+    shown = Path(scan.name, path.relative_to(scan)) if inside else path.name
+    return str(InputError(error.fact, path=shown, mend=error.mend))

@@ -233,6 +233,11 @@ def _ensemble_of(
     image_size: int,
 ) -> Ensemble:
     known = loaded.taxonomy.classes
+    unknown = [name for name in class_names if name not in known]
+    if unknown:  # files are named after classes, so no other name may come from a checkpoint
+        raise InputError(
+            f"the model's taxonomy has no class {unknown[0]!r}", mend="train the model again"
+        )
     classes = tuple(known[name] for name in class_names)
     return Ensemble(
         members=(member,),

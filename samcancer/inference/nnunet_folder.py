@@ -72,5 +72,5 @@ def _write(path: Path, content: dict[str, Any]) -> bool:
 def _content_of(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

@@ -115,6 +115,8 @@ def checkpoint_sha256(name_or_path: str) -> str:
 
 def _download(published: PublishedFile, path: Path) -> None:
     part = path.with_name(f"{path.name}.part")
+    if part.is_symlink() or (part.exists() and part.stat().st_nlink > 1):
+        part.unlink()  # it is written in place, and a link may lead to any other file
     have = part.stat().st_size if part.exists() else 0
     require_writable_folder(path.parent, needed_bytes=max(published.bytes - have, 0))
     try:

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from samcancer.config.yaml_text import read_yaml
 from samcancer.errors import InputError
 
 REGISTRY_PATH = Path(__file__).resolve().parents[2] / "checkpoints" / "registry.yaml"
@@ -83,12 +82,10 @@ def load_registry(path: Path = REGISTRY_PATH) -> Mapping[str, PublishedFile]:
     Raises:
         InputError: When the registry is missing or malformed.
     """
+    content = read_yaml(path, missing="install samcancer again", mend="restore the file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return {name: _entry(str(name), fields) for name, fields in content.items()}
-    except FileNotFoundError:
-        raise InputError("no such file", path=path, mend="install samcancer again") from None
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f"malformed registry ({error})", path=path, mend="restore the file"
         ) from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -84,7 +85,7 @@ def read_pickle(path: Path) -> Any:
         InputError: When it cannot be read so.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return _load_pickle(path)
     except _UNREADABLE as error:
         raise unreadable(error, path=path) from None
 
@@ -122,7 +123,14 @@ def _read(path: Path) -> Any:
             roots = [n[: -len("constants.pkl")] for n in _top_members(archive, "constants.pkl")]
             if roots:
                 return dict(_tensors(_TensorUnpickler(archive, roots[0]).load(), ""))
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return _load_pickle(path)
+
+
+def _load_pickle(path: Path) -> Any:
+    """Load with ``weights_only=True``; torch warns of pickles that it then refuses anyway."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _top_members(archive: zipfile.ZipFile, name: str) -> list[str]:

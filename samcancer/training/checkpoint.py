@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 from samcancer import __version__
 from samcancer.config import Config, ModelConfig, config_from_dict, config_to_dict
+from samcancer.config.yaml_text import parse_yaml
 from samcancer.errors import InputError
 from samcancer.files import (
     atomic_path,
@@ -158,7 +158,7 @@ def load_checkpoint(
         presence_thresholds={k: float(v) for k, v in meta["presence_thresholds"].items()},
         meta=meta,
         sha256=meta["safetensors_sha256"],
-        taxonomy=_stored_taxonomy(meta),
+        taxonomy=_stored_taxonomy(meta, stem),
     )
 
 
@@ -244,13 +244,15 @@ def read_checkpoint_meta(stem: Path) -> dict[str, Any]:
     Raises:
         InputError: When it is missing, changed since it was written, or of another format.
     """
+    path = json_path(stem)
     content, _ = read_sealed_json(
-        json_path(stem),
+        path,
         kind="checkpoint",
         key="frozen_sha256",
         version=FORMAT_VERSION,
         mend="copy it again, or train again",
     )
+    _require_fields(content, path)
     return content
 
 
@@ -287,7 +289,7 @@ def _read_tensors(stem: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Tensor
     try:
         return load_file(path), path
     except SafetensorError as error:
-        raise InputError(f"not a safetensors file ({error})", path=path) from None
+        raise InputError(f"not a safetensors file ({error})", path=path, mend=_RETRAIN) from None
 
 
 def _tensor_file(stem: Path, meta: Mapping[str, Any]) -> Path:
@@ -346,6 +348,24 @@ def _load_strictly(
     model.load_state_dict({**omitted, **tensors}, strict=True)
 
 
+def _require_fields(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse a JSON that lacks what every checkpoint says, or says it in another form."""
+    expected: dict[str, Any] = {
+        "safetensors_sha256": str,
+        "config": dict,
+        "class_names": list,
+        "training_patients": list,
+        "held_out_patients": list,
+        "presence_thresholds": dict,
+        "taxonomy_yaml": str,
+        "frozen_sha256": (str, type(None)),
+        "store_fingerprint": str,
+    }
+    for name, kind in expected.items():
+        if not isinstance(content.get(name, ...), kind):
+            raise InputError(f"its {name} is missing or no such", path=path, mend=_RETRAIN)
+
+
 def _named(verb: str, names: Any) -> list[str]:
     ordered = sorted(names)
     if not ordered:
@@ -359,9 +379,17 @@ def _kind(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
-def _stored_taxonomy(meta: Mapping[str, Any]) -> Taxonomy:
-    text = meta["taxonomy_yaml"]
-    return taxonomy_from_dict(yaml.safe_load(text)) if text else load_taxonomy()
+def _stored_taxonomy(meta: Mapping[str, Any], stem: Path) -> Taxonomy:
+    path, text = json_path(stem), meta["taxonomy_yaml"]
+    if not text:
+        return load_taxonomy()
+    try:
+        content = parse_yaml(text)
+    except ValueError as error:
+        raise InputError(f"its taxonomy is {error}", path=path, mend=_RETRAIN) from None
+    if not isinstance(content, dict):
+        raise InputError("its taxonomy is no mapping", path=path, mend=_RETRAIN)
+    return taxonomy_from_dict(content, path=path)
 
 
 def _build_default(

@@ -62,19 +62,6 @@ def start_fabric(*, accelerator: str = "auto", devices: int = 1, precision: str)
     return fabric
 
 
-def chosen_device(name: str) -> str:
-    """Return ``cpu`` or ``cuda`` for one process that only predicts; ``auto`` prefers a GPU.
-
-    Raises:
-        InputError: When there is no GPU and one is asked for.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("no GPU found", mend="use --device cpu")
-    return name
-
-
 def on_rank_zero(fabric: Fabric, action: Callable[[], _T]) -> _T:
     """Run the action in the first process and give its result, or its InputError, to all."""
     outcome: Any = None

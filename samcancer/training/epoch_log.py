@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samcancer.files import write_text_atomic
+from samcancer.files import append_line, write_text_atomic
 from samcancer.training.losses import LossParts
 
 LOG_NAME = "log.jsonl"
@@ -88,8 +88,7 @@ class EpochLog:
 
     def write(self, line: dict[str, Any]) -> None:
         """Append an epoch; nested figures become TensorBoard scalars as ``outer/inner``."""
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_line(self._path, json.dumps(line))
         for name, value in _scalars(line):
             self._writer.add_scalar(name, value, line["epoch"])
         self._writer.flush()

@@ -24,10 +24,10 @@ import torch
 
 from samcancer.data.case_store import CaseStore
 from samcancer.errors import InputError
+from samcancer.modeling.devices import chosen_device
 from samcancer.modeling.fusion import ClassRule, combine_class
 from samcancer.modeling.predict import aligned
 from samcancer.training.checkpoint import LoadedModel, ModelBuilder
-from samcancer.training.devices import chosen_device
 from samcancer.training.fold_runs import FoldRuns, open_fold_runs
 from samcancer.training.fusion_file import copy_part, new_fusion_folder, write_fusion
 from samcancer.training.progress import tracked

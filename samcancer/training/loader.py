@@ -27,6 +27,10 @@ _PRELOADED = ["torch", "albumentations", "samcancer.data.dataset"]
 """Modules the fork server imports once for all workers."""
 
 
+_LOST_CONNECTION = (ConnectionError, EOFError, FileNotFoundError)
+"""What fetching a batch raises when its worker dies between announcing it and handing it over."""
+
+
 class BatchLoader:
     """Serves the batches of one epoch after the other and keeps the time spent waiting for them."""
 
@@ -70,15 +74,20 @@ class BatchLoader:
             InputError: When a file cannot be read or a worker died.
         """
         self._sampler.set_position(epoch, position)
-        iterator = iter(self._loader)
+        iterator: Iterator[Any] | None = None
         while True:
             started = time.perf_counter()
             try:
+                iterator = iterator or iter(self._loader)  # which waits for the workers, too
                 batch = next(iterator)
             except StopIteration:
                 return
             except RuntimeError as error:
                 raise _explained(error) from error
+            except _LOST_CONNECTION as error:
+                if self._loader.num_workers == 0:
+                    raise
+                raise _died(str(error) or type(error).__name__) from error
             if isinstance(batch, InputError):
                 raise batch
             moved = {name: _moved(values, self._device) for name, values in batch.items()}
@@ -141,9 +150,12 @@ def _start_worker(_worker: int) -> None:
 def _explained(error: RuntimeError) -> Exception:
     if "DataLoader worker" not in str(error):
         return error
-    first_line = str(error).splitlines()[0]
+    return _died(str(error).splitlines()[0])
+
+
+def _died(reason: str) -> WorkerDiedError:
     return WorkerDiedError(
-        f"a data loading process died ({first_line})",
+        f"a data loading process died ({reason})",
         mend="use fewer --workers (0 loads in the training process), or give the machine more "
         "memory or a larger /dev/shm",
     )

@@ -39,10 +39,10 @@ from samcancer.config import Config, PseudoLabelConfig
 from samcancer.data.case_store import CaseStore
 from samcancer.data.ledger import PseudoEntry, PseudoLabels, write_pseudo_case
 from samcancer.errors import InputError
-from samcancer.files import remove_stale_temporaries
+from samcancer.files import remove_stale_temporaries, require_own_folder
+from samcancer.modeling.devices import chosen_device
 from samcancer.modeling.slice_prediction import threshold_vector
 from samcancer.training.checkpoint import LoadedModel
-from samcancer.training.devices import chosen_device
 from samcancer.training.fold_runs import FoldRuns, open_fold_runs
 from samcancer.training.run import PSEUDO_LABELS_NAME
 from samcancer.training.validate import predict_case
@@ -172,6 +172,7 @@ def write_pseudo_labels(
         stage="pseudo-label", setup=labelling.setup, do=_label_and_write, modules=(__name__,)
     )
     failures: dict[str, str] = {}
+    require_own_folder(folder)
     with (
         cohort_lock(folder, purpose="pseudo labels", part=part),
         cohort_progress(len(fold_of), show=show_progress, steps="slices") as progress,
@@ -187,7 +188,6 @@ def write_pseudo_labels(
         ):
             if outcome.error is not None:
                 failures[outcome.case_id] = str(outcome.error)
-                _log.error("%s failed: %s", outcome.case_id, outcome.error)
             progress.on_done(outcome.case_id)
         if part is not None:
             return PseudoLabelled({}, failures)

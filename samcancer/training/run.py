@@ -27,7 +27,7 @@ from samcancer.data.ledger import Ledger, PseudoLabels
 from samcancer.data.sampling import PoolCase, SlicePool
 from samcancer.data.selection import balanced_cases
 from samcancer.errors import InputError
-from samcancer.files import folder_lock, remove_stale_temporaries
+from samcancer.files import folder_lock, remove_stale_temporaries, require_own_folder
 from samcancer.pretrained import checkpoint_sha256
 from samcancer.pretrained.text_embeddings import read_text_embeddings
 from samcancer.training.cached_features import open_cache
@@ -263,6 +263,7 @@ def _train(
 
 
 def _take_folder(stack: contextlib.ExitStack, folder: Path) -> None:
+    require_own_folder(folder)
     stack.enter_context(folder_lock(folder, purpose="training"))
     remove_stale_temporaries(folder)
 

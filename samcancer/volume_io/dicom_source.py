@@ -8,6 +8,7 @@ into DICOM objects and nowhere else.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,6 +43,9 @@ EMPTY_TAGS = (
     "StudyID", "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
 """Those of them that every object has, empty where nothing is said (type 2)."""
+
+_UID = re.compile(r"[0-9.]{1,64}")
+"""Characters of a UID (PS3.5 section 9.1); leading zeros, which it forbids, are common."""
 
 _SAME_IN_ALL = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 
@@ -131,6 +135,9 @@ def _read_header(path: Path, named: Sequence[str]) -> Dataset:
     missing = [name for name in REQUIRED_TAGS if header.get(name) in (None, "", [])]
     if missing:
         raise InputError(f"has no {missing[0]}", path=path, mend=_MEND)
+    for name in REQUIRED_TAGS:
+        if name.endswith("UID") and _UID.fullmatch(_text(header[name].value)) is None:
+            raise InputError(f"has a {name} that is no UID", path=path, mend=_MEND)
     if UID(header.SOPClassUID).type != "SOP Class":
         raise InputError("has a SOPClassUID that is not standard", path=path, mend=_MEND)
     return header

@@ -68,13 +68,14 @@ def test_no_postprocess_leaves_the_labels_raw_and_asks_for_another_result(
 
 @pytest.mark.usefixtures("fake_model")
 def test_some_failures_give_status_1_and_a_list(
-    write_scan: WriteScan, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    write_scan: WriteScan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_scan("in/a.nii.gz", bright_box()).parent
     (folder / "b.nii.gz").write_bytes(b"")
     assert infer(folder, tmp_path / "out", "--device", "cpu") == 1
     assert (tmp_path / "out" / "a.nii.gz").exists()
-    assert "failed: b:" in caplog.text
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: b.nii.gz: the file is empty (0 bytes). Re-copy the file."
 
 
 @pytest.mark.usefixtures("fake_model")

@@ -114,6 +114,20 @@ def test_a_cut_download_goes_on_where_it_stopped(server: Server, tmp_path: Path)
     assert names_in(tmp_path) == ["weights.pth"]
 
 
+@pytest.mark.parametrize("kind", ["symbolic", "hard"])
+def test_a_partial_download_that_is_a_link_is_not_written_through(
+    kind: str, server: Server, tmp_path: Path
+) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "checkpoints"
+    folder.mkdir()
+    victim.write_bytes(CONTENT[:1000])
+    part = folder / "weights.pth.part"
+    part.symlink_to(victim) if kind == "symbolic" else part.hardlink_to(victim)
+    assert fetch(published(server), folder).read_bytes() == CONTENT
+    assert victim.read_bytes() == CONTENT[:1000]
+    assert server.ranges == ["bytes=0-"]
+
+
 def test_a_server_without_ranges_starts_anew(server: Server, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.part").write_bytes(CONTENT[:1000])
     server.knows_ranges = False

@@ -115,10 +115,18 @@ def write_pages(
                 )
             except Exception as error:
                 failed[case_id] = fact_of(error)
-                _log.error("%s failed: %s", case_id, str(error).replace("\n", " "))
+                _log.error("%s", _refusal(error, source.mask))
                 _log.debug("traceback of %s", case_id, exc_info=error)
         write_index(output, title=title, failures=failed)
     return failed
+
+
+def _refusal(error: Exception, mask: Path) -> InputError:
+    """Return the one line to log, which names a file in any case."""
+    if isinstance(error, InputError):
+        return error
+    fact = f"unexpected {type(error).__name__} ({error})"
+    return InputError(fact, path=mask, mend="see the traceback with --debug")
 
 
 def _report_beside(
