@@ -17,6 +17,7 @@ SECTIONS = (
     "efficiency",
     "overlap",
     "evaluation_speed",
+    "cohort_scale",
 )
 
 TINY = Workload(encoder="vit_tiny", image_size=32, cnn_width=4, pixels=40, batch=2, threads=1)
