@@ -12,8 +12,8 @@ import queue
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import dask
@@ -47,6 +47,8 @@ _CLUSTER_STATES = ("closed", "closing")
 _PRELOADED = ("distributed.nanny", "samcancer.cohort.worker")
 """Modules that every worker of this machine needs."""
 
+_LOOPBACK = "127.0.0.1"
+
 _KEPT = "finished cases are kept"
 
 
@@ -65,26 +67,34 @@ def run_on_dask(
     news: queue.SimpleQueue[Any] = queue.SimpleQueue()
     with _connected(executor, len(items), work.modules) as client:
         client.subscribe_topic(errand.topic, lambda event: news.put(event[1]))
-        names: dict[Any, str] = {
-            f"{work.stage}-{errand.run_id}-{case_id}": case_id for case_id in items
-        }
-        futures = client.map(
-            execute, list(items), list(items.values()), key=list(names), errand=errand, pure=False
-        )
-        waiting = {future.key: future for future in futures}
-        try:
-            for future in futures:
+        waiting: dict[Any, tuple[str, Future[Any]]] = {}
+
+        def submit(case_ids: list[str]) -> None:
+            attempt = uuid.uuid4().hex[:8]
+            keys = [f"{work.stage}-{errand.run_id}-{attempt}-{case_id}" for case_id in case_ids]
+            given = [items[case_id] for case_id in case_ids]
+            futures = client.map(execute, case_ids, given, key=keys, errand=errand, pure=False)
+            for case_id, future in zip(case_ids, futures, strict=True):
+                waiting[future.key] = case_id, future
                 future.add_done_callback(news.put)
-            del futures, future  # a result is kept by its future
+
+        try:
+            submit(list(items))
             while waiting:
                 message = _next(news, client)
                 if not isinstance(message, Future):
                     _take(message, on_case, on_steps)
-                elif (done := waiting.pop(message.key, None)) is not None:
-                    yield _outcome(done, names[message.key])
-                    done.release()
+                elif message.key in waiting:
+                    case_id, future = waiting.pop(message.key)
+                    outcome = _outcome(future, case_id, client)
+                    future.release()
+                    if outcome is None:
+                        submit([case_id])
+                    else:
+                        yield outcome
         finally:
-            _leave(client, list(waiting.values()), errand.run_id, executor)
+            unfinished = [future for _, future in waiting.values()]
+            _leave(client, unfinished, errand.run_id, executor)
 
 
 def _next(news: queue.SimpleQueue[Any], client: Client) -> Any:
@@ -128,20 +138,27 @@ def _take(
         logging.getLogger(name).log(level, "%s", text)
 
 
-def _outcome(future: Future[Any], case_id: str) -> Outcome[Any]:
-    """Return what became of a case.
+def _outcome(future: Future[Any], case_id: str, client: Client) -> Outcome[Any] | None:
+    """Return what became of a case; None when its result was lost with the worker that held it.
 
     Raises:
         InputError: When no case can be done, or the scheduler is gone.
     """
-    if future.status in ("cancelled", "lost"):
-        raise _lost()
-    error = future.exception()
+    try:
+        if future.status in ("cancelled", "lost"):
+            raise CancelledError
+        error = future.exception()
+        value = future.result() if error is None else None
+    except CancelledError:
+        if client.status != "running":
+            raise _lost() from None
+        return None
     if isinstance(error, RunError):
         raise error.args[0]
     if isinstance(error, KilledWorker):
         return Outcome(case_id, None, _died(error.allowed_failures + 1))
-    value = future.result()  # raises what a task should never raise
+    if error is not None:
+        raise error  # what a task should never raise
     failed = isinstance(value, InputError)
     return Outcome(case_id, None if failed else value, value if failed else None)
 
@@ -166,6 +183,7 @@ def _leave(client: Client, unfinished: list[Future[Any]], run_id: str, executor:
 @contextmanager
 def _connected(executor: Executor, cases: int, modules: Sequence[str]) -> Iterator[Client]:
     """Yield a client of the cluster; one that was started here ends with the block."""
+    _quiet_dask()
     with ExitStack() as stack:
         if executor.scheduler is not None:
             yield stack.enter_context(_client_of(executor.scheduler))
@@ -179,9 +197,9 @@ def _connected(executor: Executor, cases: int, modules: Sequence[str]) -> Iterat
             cluster = stack.enter_context(slurm_cluster(executor.slurm))
             yield stack.enter_context(Client(cluster, set_as_default=False))
             return
-        stack.enter_context(_forked_workers(modules))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="samcancer-"))
-        cluster = stack.enter_context(_local_cluster(min(executor.workers, cases), Path(scratch)))
+        stack.enter_context(_forked_workers(scratch, modules))
+        cluster = stack.enter_context(_local_cluster(min(executor.workers, cases)))
         client = stack.enter_context(Client(cluster, set_as_default=False))
         client.register_plugin(_LocalWorker())
         yield client
@@ -199,11 +217,14 @@ def _client_of(address: str) -> Client:
 
 
 @contextmanager
-def _forked_workers(modules: Sequence[str]) -> Iterator[None]:
+def _forked_workers(scratch: str, modules: Sequence[str]) -> Iterator[None]:
     """Fork workers from a server that imports once for all of them, also where one starts anew."""
     settings = {
         "distributed.worker.multiprocessing-method": "forkserver",
         "distributed.worker.profile.enabled": False,  # it would look at every thread each 10 ms
+        "distributed.scheduler.http.routes": [],  # nobody is to look in
+        "distributed.worker.http.routes": [],
+        "temporary-directory": scratch,
     }
     with dask.config.set(settings):
         context = get_mp_context()  # sets what Dask wants imported, the first time
@@ -211,7 +232,7 @@ def _forked_workers(modules: Sequence[str]) -> Iterator[None]:
         yield
 
 
-def _local_cluster(workers: int, scratch: Path) -> LocalCluster:
+def _local_cluster(workers: int) -> LocalCluster:
     """Return worker processes that nobody else on this machine can give work to.
 
     Dask runs what it is sent, so even on the loopback device it asks for certificates, made for
@@ -221,13 +242,20 @@ def _local_cluster(workers: int, scratch: Path) -> LocalCluster:
         n_workers=workers,
         threads_per_worker=1,
         processes=True,
-        host="127.0.0.1",
+        host=_LOOPBACK,
         protocol="tls://",
         security=Security.temporary(),
-        dashboard_address=None,
+        dashboard_address=f"{_LOOPBACK}:0",
+        worker_dashboard_address=f"{_LOOPBACK}:0",
+        scheduler_kwargs={"dashboard": False},
         memory_limit=None,
-        local_directory=str(scratch),
     )
+
+
+def _quiet_dask() -> None:
+    """Leave out what Dask tells of its own connections."""
+    logger = logging.getLogger("distributed")
+    logger.setLevel(max(logger.level, logging.WARNING))
 
 
 class _LocalWorker(WorkerPlugin):
@@ -236,4 +264,5 @@ class _LocalWorker(WorkerPlugin):
     def setup(self, worker: Any) -> None:
         """Run in the main thread of each worker, as it starts."""
         del worker
+        _quiet_dask()
         start_as_worker()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from cohort_fakes import Work, refuse_run, refuse_setup
 
@@ -76,6 +77,21 @@ def test_a_case_that_kills_every_worker_is_given_up_and_the_others_are_done(
     found = outcomes(Work(tmp_path, deadly=("case_0",)), {"case_0": 0, "other": 7}, executor)
     assert found["other"] == 107
     assert "its worker process died 2 times, most likely for lack of memory" in str(found["case_0"])
+
+
+def test_workers_of_this_machine_listen_on_the_loopback_device_alone(tmp_path: Path) -> None:
+    outcomes = run_cases(Work(tmp_path).work(), ITEMS, executor=TWO)
+    next(outcomes)
+    process = psutil.Process()
+    listening = {
+        (connection.laddr.ip, who.pid)
+        for who in (process, *process.children(recursive=True))
+        for connection in who.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {ip for ip, _ in listening} == {"127.0.0.1"}
+    assert len({pid for _, pid in listening}) == 3
+    assert len(list(outcomes)) == len(ITEMS) - 1
 
 
 @EVERYWHERE

@@ -35,7 +35,7 @@ class LoopbackCluster:
         self._scheduler = self._start(
             "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)
         )
-        _wait_for(file.exists)
+        _wait_for(lambda: file.exists() and file.read_text().rstrip().endswith("}"))
         self.address = str(read_json(file)["address"])
         self.client = Client(self.address, set_as_default=False)
 
