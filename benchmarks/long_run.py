@@ -4,8 +4,8 @@ Each time a scan is finished the command and all of its children are looked at: 
 open files, processes, and what lies in the folder for temporary files. The first
 ``WARM_UP_SHARE`` of the scans does not count. Memory may grow by ``GROWTH_LIMIT`` of itself over
 100 scans, by the slope of a line fitted to the samples; open files, processes and temporary entries
-may not be more in the last quarter than in the first one, by their medians, since what a scan has
-open for a moment is seen or not. Linux only: it reads /proc.
+may not be more all through the last quarter than ever in the first one, since what a scan has open
+for a moment is seen or not. Linux only: it reads /proc.
 Example: ``python benchmarks/long_run.py --scans 500 --workers 2``
 """
 
@@ -21,7 +21,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median_high
 from typing import Any
 
 import numpy as np
@@ -94,12 +93,10 @@ class LongRun:
         counted = self._counted()
         quarter = max(1, len(counted) // 4)
         for name in ("open_files", "processes", "temporary"):
-            first, last = (
-                median_high([getattr(sample, name) for sample in part] or [0])
-                for part in (counted[:quarter], counted[-quarter:])
-            )
-            if last > first:
-                found.append(f"{name.replace('_', ' ')}: {first} at first, {last} at last")
+            most = max((getattr(sample, name) for sample in counted[:quarter]), default=0)
+            fewest = min((getattr(sample, name) for sample in counted[-quarter:]), default=0)
+            if fewest > most:
+                found.append(f"{name.replace('_', ' ')}: {most} at first, {fewest} at last")
         if self.left_processes or self.left_files:
             found.append(f"{self.left_processes} processes and {self.left_files} files are left")
         return found

@@ -312,9 +312,9 @@ def test_a_dead_loader_of_training_is_one_line_with_advice(tmp_path: Path) -> No
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    saved = tmp_path / "runs" / "fold_0" / "resume.pt"
+    epochs = tmp_path / "runs" / "fold_0" / "log.jsonl"
     deadline = time.monotonic() + PATIENCE_S
-    while not saved.exists():
+    while not (epochs.exists() and epochs.stat().st_size):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
