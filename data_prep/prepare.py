@@ -1,7 +1,8 @@
 """Raw data sets to a case store: many cases, several processes, restartable at any point.
 
 A case is in the index once its file is complete and verified; running again keeps what is there and
-does the rest, and ends in the same bytes. One process at a time writes to a store.
+does the rest, and ends in the same bytes. One process at a time writes to a store, or the parts of
+one partition, each with an index of its own; a run of all cases merges them.
 """
 
 from __future__ import annotations
@@ -9,17 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data_prep.convert import CaseJob, CaseResult, convert_case
 from data_prep.sources import SourceCase, find_cases
@@ -32,29 +28,37 @@ from data_prep.summary import (
     megabytes,
     shared_scans,
 )
+from samcancer.cohort.executor import IN_PROCESS, CaseWork, Executor, Tell, no_state
+from samcancer.cohort.part_lock import cohort_lock
+from samcancer.cohort.partition import Part
+from samcancer.cohort.progress import cohort_progress
+from samcancer.cohort.run import run_cases
 from samcancer.data.case_store import (
     CASES_NAME,
     FORMAT_VERSION,
+    INDEX_NAME,
     STORE_NAME,
     TAXONOMY_NAME,
     CaseInfo,
     StoreInfo,
-    read_index,
     read_store_info,
     write_index,
     write_store_info,
 )
 from samcancer.data.remote_store import require_plain_store
-from samcancer.data.store_index import append_to_index
+from samcancer.data.store_index import (
+    append_to_index,
+    part_index_name,
+    part_indexes,
+    read_index_file,
+)
 from samcancer.errors import InputError
 from samcancer.files import (
-    folder_lock,
     remove_stale_temporaries,
     require_own_folder,
     write_json_atomic,
     write_text_atomic,
 )
-from samcancer.processes import start_as_worker
 from samcancer.taxonomy import (
     MAX_CLASSES,
     DatasetSpec,
@@ -88,7 +92,9 @@ class PrepareOptions:
     """None takes the classes that the inputs annotate, in taxonomy order."""
     size: int | None = None
     """None takes the store's, or DEFAULT_SIZE for a new one."""
-    workers: int = 1
+    executor: Executor = IN_PROCESS
+    part: Part | None = None
+    """The part of the cases to prepare; None prepares all and merges what parts left."""
     include_test: bool = False
     verify: bool = False
     reading: ReadOptions = field(default_factory=ReadOptions)
@@ -97,8 +103,6 @@ class PrepareOptions:
         """Refuse numbers that cannot be."""
         if self.size is not None and self.size < _MIN_SIZE:
             raise InputError(f"--size must be at least {_MIN_SIZE}, got {self.size}")
-        if self.workers < 1:
-            raise InputError(f"--workers must be at least 1, got {self.workers}")
 
 
 DEFAULT_SIZE = 256
@@ -119,35 +123,61 @@ def prepare(options: PrepareOptions, *, show_progress: bool = True) -> Summary:
     sources, taxonomy = find_cases(
         options.inputs, taxonomy, dataset=options.dataset, include_test=options.include_test
     )
-    with folder_lock(options.output, purpose="prepare-slices"):
-        remove_stale_temporaries(options.output)
+    part = options.part
+    with cohort_lock(options.output, purpose="prepare-slices", part=part):
         require_plain_store(options.output)
         require_own_folder(options.output / CASES_NAME)
         (options.output / CASES_NAME).mkdir(exist_ok=True)
-        for folder, _, _ in os.walk(options.output / CASES_NAME):
-            remove_stale_temporaries(Path(folder))
+        if part is None:
+            _remove_leftovers(options.output)
         store = _start_store(options, sources, taxonomy)
-        known = {info.case_id: info for info in read_index(options.output, drop_damaged=True)}
-        write_index(options.output, known.values())
+        index = INDEX_NAME if part is None else part_index_name(part)
+        known = _known_cases(options.output, part)
         _require_same_meaning(options.output, taxonomy, known)
-        jobs = [
-            _job(options, store, source, known.get(source.case_id), taxonomy) for source in sources
-        ]
+        if part is not None:
+            sources = [source for source in sources if part.holds(source.case_id)]
+            known = part.of(known)
+        write_index(options.output, known.values(), name=index)
+        jobs = {
+            source.case_id: _job(options, store, source, known.get(source.case_id), taxonomy)
+            for source in sources
+        }
         results = []
-        for result in _tracked(_run(jobs, options.workers), len(jobs), show=show_progress):
+        for result in _run(jobs, options.executor, show_progress=show_progress):
             _log_result(result)
             results.append(result)
             if result.info is not None and not result.kept:
-                append_to_index(options.output, result.info)
+                append_to_index(options.output, result.info, name=index)
                 known[result.case_id] = result.info
             if result.lost:
                 known.pop(result.case_id)
-        write_index(options.output, known.values())
+        write_index(options.output, known.values(), name=index)
         summary = _summarise(options.output, store, sources, known, results)
-        lines = [json.dumps(dataclasses.asdict(r), ensure_ascii=False) for r in summary.refused]
-        write_text_atomic(options.output / REFUSED_NAME, "".join(f"{line}\n" for line in lines))
-        write_json_atomic(options.output / SUMMARY_NAME, summary.to_dict())
+        if part is None:
+            _remove_leftovers(options.output)  # of a worker that died
+            for merged in part_indexes(options.output):
+                merged.unlink()
+            _write_reports(options.output, summary)
     return summary
+
+
+def _remove_leftovers(store: Path) -> None:
+    remove_stale_temporaries(store)
+    for folder, _, _ in os.walk(store / CASES_NAME):
+        remove_stale_temporaries(Path(folder))
+
+
+def _known_cases(store: Path, part: Part | None) -> dict[str, CaseInfo]:
+    """Return what the store's index holds, and those of the parts: of all or of this one."""
+    files = part_indexes(store) if part is None else [store / part_index_name(part)]
+    found = [read_index_file(file, drop_damaged=True) for file in (store / INDEX_NAME, *files)]
+    return {info.case_id: info for infos in found for info in infos}
+
+
+def _write_reports(store: Path, summary: Summary) -> None:
+    lines = [json.dumps(dataclasses.asdict(r), ensure_ascii=False) for r in summary.refused]
+    write_text_atomic(store / REFUSED_NAME, "".join(f"{line}\n" for line in lines))
+    write_json_atomic(store / SUMMARY_NAME, summary.to_dict())
 
 
 def _start_store(
@@ -244,44 +274,31 @@ def _job(
     )
 
 
-def _run(jobs: Sequence[CaseJob], workers: int) -> Iterator[CaseResult]:
-    """Yield results as they come; with one worker the work is done in this process."""
-    if min(workers, len(jobs)) <= 1:
-        yield from map(convert_case, jobs)
-        return
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=start_as_worker,
-    )
-    try:
-        for future in as_completed([pool.submit(convert_case, job) for job in jobs]):
-            yield future.result()
-    except BrokenProcessPool:
-        raise InputError(
-            "a worker process died, most likely for lack of memory; finished cases are kept",
-            mend="use fewer --workers",
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _tracked(results: Iterator[CaseResult], count: int, *, show: bool) -> Iterator[CaseResult]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[megabytes]:.0f} MB"),
-    )
-    progress = Progress(*columns, console=Console(stderr=True), disable=not show, transient=True)
-    with progress:
-        task = progress.add_task("cases", total=count, megabytes=0.0)
-        done_mb = 0.0
-        for result in results:
+def _run(
+    jobs: dict[str, CaseJob], executor: Executor, *, show_progress: bool
+) -> Iterator[CaseResult]:
+    """Yield results as they come; a case whose workers died is one that is refused."""
+    done_mb = 0.0
+    with cohort_progress(len(jobs), show=show_progress) as progress:
+        for outcome in run_cases(_CONVERTING, jobs, executor=executor, on_case=progress.on_case):
+            if outcome.error is not None:
+                job = jobs[outcome.case_id]
+                error = InputError(
+                    outcome.error.fact, path=job.source.image, mend=outcome.error.mend
+                )
+                result = CaseResult(case_id=outcome.case_id, info=None, error=error)
+            else:
+                result = outcome.value()
             done_mb += megabytes(result.input_bytes)
-            progress.update(task, advance=1, megabytes=done_mb)
+            progress.on_done(outcome.case_id, detail=f"{done_mb:.0f} MB")
             yield result
+
+
+def _convert(_state: None, _case_id: str, job: CaseJob, _tell: Tell) -> CaseResult:
+    return convert_case(job)
+
+
+_CONVERTING = CaseWork(stage="prepare-slices", setup=no_state, do=_convert, modules=(__name__,))
 
 
 def _log_result(result: CaseResult) -> None:

@@ -309,40 +309,56 @@ def require_own_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, *, purpose: str, patience_s: float = 0.0) -> Iterator[None]:
+def folder_lock(
+    folder: Path,
+    *,
+    purpose: str,
+    patience_s: float = 0.0,
+    name: str = LOCK_NAME,
+    shared: bool = False,
+) -> Iterator[None]:
     """Hold the folder's single-writer lock for the length of the block.
 
     Args:
         folder: The folder that one process at a time may write to.
         purpose: What the holder does, quoted to the process that comes second.
         patience_s: Time to wait for another process, where one is done in a moment.
+        name: Of the lock's file.
+        shared: Let others hold it too that ask for it shared.
 
     Raises:
         InputError: When another process holds the lock; the message names its pid.
     """
     require_writable_folder(folder)
-    with _open_own_file(folder / LOCK_NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT) as stream:
-        if not _locked(stream, patience_s):
+    with _open_own_file(folder / name, os.O_RDWR | os.O_APPEND | os.O_CREAT) as stream:
+        if not _locked(stream, patience_s, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             stream.seek(0)
             holder = stream.read().strip() or "unknown process"
             raise InputError(
                 f"is being written by {holder}", path=folder, mend="wait for it or stop it"
             )
         stream.truncate(0)
-        stream.write(f"pid {os.getpid()} ({purpose})")
+        stream.write(f"{'jobs' if shared else f'pid {os.getpid()}'} ({purpose})")
         stream.flush()
         try:
             yield
         finally:
-            stream.truncate(0)
+            if not shared:  # others may hold it still
+                stream.truncate(0)
 
 
-def _locked(stream: IO[str], patience_s: float) -> bool:
+def is_locked(path: Path) -> bool:
+    """Return whether some process holds the lock of this file."""
+    with _open_own_file(path, os.O_RDWR | os.O_APPEND) as stream:
+        return not _locked(stream, 0.0, fcntl.LOCK_EX)
+
+
+def _locked(stream: IO[str], patience_s: float, kind: int) -> bool:
     """Try to lock an open file, again and again until the time is up."""
     deadline = time.monotonic() + patience_s
     while True:
         with contextlib.suppress(BlockingIOError):
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, kind | fcntl.LOCK_NB)
             return True
         if time.monotonic() >= deadline:
             return False

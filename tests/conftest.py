@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.forkserver
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from reliability_figures import FIGURES, Tally, append_line
+
+WORKER_MODULES = [
+    *("torch.utils.tensorboard", "lightning.fabric", "albumentations", "samcancer.training.run"),
+    *("samcancer.training.pseudo_labels", "samcancer.inference.workers", "data_prep.prepare"),
+    *("samcancer.evaluation.cases", "samcancer.cohort.worker", "distributed.nanny"),
+]
+"""What processes that tests start import."""
 
 TALLY = pytest.StashKey[Tally]()
 
@@ -44,6 +53,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             chosen.append(item)
     config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
     items[:] = chosen
+
+
+@pytest.fixture(scope="session")
+def _imported_once() -> None:
+    """Let worker processes be forked from a server that has imported torch, whoever comes first."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(WORKER_MODULES)
+    multiprocessing.forkserver.ensure_running()
 
 
 @pytest.fixture

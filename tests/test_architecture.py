@@ -14,6 +14,7 @@ LAYERS = [
         *("errors", "files", "processes", "config", "taxonomy", "taxonomy_checks", "geometry"),
         *("windowing", "resampling", "inplane"),
     },
+    {"cohort"},
     {"pretrained"},
     {"volume_io"},
     {"data"},
@@ -30,7 +31,7 @@ LAYERS = [
 
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
-DATA_PREP_MAY_USE = {*LAYERS[0], "pretrained", "volume_io", "data"}
+DATA_PREP_MAY_USE = {*LAYERS[0], "cohort", "pretrained", "volume_io", "data"}
 
 SOURCES = sorted([*(ROOT / "samcancer").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py")])
 

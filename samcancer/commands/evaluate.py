@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samcancer.commands.cohort_options import add_cohort_arguments, cohort_executor
 from samcancer.errors import InputError
 
 if TYPE_CHECKING:
+    from samcancer.cohort.executor import Executor
     from samcancer.evaluation.cases import Evaluated
     from samcancer.evaluation.labels import Annotations, LabelValues
     from samcancer.evaluation.scoring import CaseTask
@@ -64,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="other predictions of the same cases: paired differences, --prediction less these",
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N")
+    add_cohort_arguments(parser, parts=False)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -84,8 +86,9 @@ def run(args: argparse.Namespace) -> int:
     )
     from samcancer.files import require_writable_folder
 
-    if (args.tolerance is not None and not args.tolerance > 0) or args.workers < 1:
-        raise InputError("--tolerance must be above 0 mm and --workers at least 1")
+    executor = cohort_executor(args)
+    if args.tolerance is not None and not args.tolerance > 0:
+        raise InputError(f"--tolerance must be above 0 mm, got {args.tolerance}")
     require_writable_folder(args.output)
     labels = choose_labels(args.labels, args.reference, protocol=args.protocol)
     annotations = read_annotations(args.annotated, frozenset(labels))
@@ -93,7 +96,9 @@ def run(args: argparse.Namespace) -> int:
     plans = [_plan(folder, labels, annotations, args) for folder in folders]
     case_ids = [task.case_id for task in plans[0][0]]
     patients = None if args.patients is None else read_patients(args.patients, case_ids)
-    evaluated, *compared = (_evaluate(tasks, extra, args) for tasks, extra in plans)
+    evaluated, *compared = (
+        _evaluate(tasks, extra, executor, quiet=args.quiet) for tasks, extra in plans
+    )
     summary = summarise(
         evaluated, protocol=args.protocol, tolerance_mm=args.tolerance, patients=patients
     )
@@ -125,22 +130,23 @@ def _plan(
 
 
 def _evaluate(
-    tasks: Sequence[CaseTask], extra: tuple[str, ...], args: argparse.Namespace
+    tasks: Sequence[CaseTask], extra: tuple[str, ...], executor: Executor, *, quiet: bool
 ) -> Evaluated:
     """Score one set of predictions.
 
     Raises:
         InputError: When no case of it could be scored.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from samcancer.cohort.progress import cohort_progress
     from samcancer.evaluation.cases import evaluate_cases
 
-    with Progress(console=Console(stderr=True), disable=args.quiet) as progress:
-        bar = progress.add_task("cases", total=len(tasks))
+    with cohort_progress(len(tasks), show=not quiet) as progress:
         evaluated = evaluate_cases(
-            tasks, extra=extra, workers=args.workers, on_case=lambda _: progress.advance(bar)
+            tasks,
+            extra=extra,
+            executor=executor,
+            on_case=progress.on_case,
+            on_done=progress.on_done,
         )
     if not evaluated.results:
         first = next(iter(evaluated.failures.values()))

@@ -10,6 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samcancer.commands.cohort_options import (
+    add_cohort_arguments,
+    cohort_executor,
+    cohort_part,
+)
 from samcancer.commands.dicom_options import add_dicom_arguments, dicom_options
 from samcancer.commands.shared_options import (
     add_read_arguments,
@@ -172,13 +177,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_dicom_arguments(parser)
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default all)")
-    parser.add_argument(
-        "--workers",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="processes that share out the scans, on a CPU; each loads the model (default 1)",
-    )
+    add_cohort_arguments(parser)
     add_read_arguments(parser)
 
 
@@ -186,7 +185,7 @@ def run(args: argparse.Namespace) -> int:
     """Segment the scans; 0 when all succeeded, 1 when some failed."""
     import torch
 
-    from samcancer.commands.progress import scan_progress
+    from samcancer.cohort.progress import cohort_progress
     from samcancer.commands.view import write_result_pages
     from samcancer.files import require_writable_folder
     from samcancer.inference.batch import find_scans, named_dicom_files, segment_scans
@@ -195,22 +194,34 @@ def run(args: argparse.Namespace) -> int:
     from samcancer.inference.volume import EngineOptions
     from samcancer.inference.workers import segment_in_workers
 
-    device = _device(args.device, args.precision)
-    if args.workers > 1 and device == "cuda":
+    executor, part = cohort_executor(args), cohort_part(args)
+    if part is not None and args.html:
         raise InputError(
-            f"--workers {args.workers} is for a CPU; processes would share the one GPU",
+            "--html is for the whole cohort",
+            mend="leave it to the run without --num-parts and with --skip-finished",
+        )
+    if executor.elsewhere and args.region not in ("off", "auto"):
+        args.region = str(Path(args.region).absolute())
+    here, device = _devices(args, elsewhere=executor.elsewhere)
+    if executor.workers > 1 and device == "cuda":
+        raise InputError(
+            f"--workers {executor.workers} is for a CPU; processes would share the one GPU",
             mend="leave it out or use --device cpu",
         )
-    if args.stitch_device == "cuda" and not torch.cuda.is_available():
+    if args.stitch_device == "cuda" and here == device and not torch.cuda.is_available():
         raise InputError("--stitch-device cuda: no usable GPU was found", mend="leave it out")
-    budget_bytes = _budget(args.budget, device)
+    budget_bytes = _budget(args.budget, here)
     require_writable_folder(args.output)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     scans = find_scans(args.input, series=args.series)
     prompts = _prompts(args, list(scans))
-    load = partial(_ensemble, args, device)
-    ensemble = load()
+    if part is not None:
+        scans = part.of(scans)
+        _log.info("%s: %d scans", part.name, len(scans))
+        if not scans:
+            return 0
+    ensemble = _ensemble(args, here)
     if ensemble.calibrations and not args.postprocess:
         _log.warning("--no-postprocess also keeps lesions under the calibrated smallest volume")
     require_known_classes(prompts, ensemble.class_names)
@@ -233,23 +244,49 @@ def run(args: argparse.Namespace) -> int:
         dicom=dicom_options(args),
     )
     segment: Callable[..., BatchResult] = partial(segment_scans, ensemble=ensemble)
-    if min(args.workers, len(scans)) > 1:
-        classes = ensemble.classes
+    if not executor.in_process(len(scans)):
+        segment = partial(
+            segment_in_workers,
+            executor=executor,
+            load=partial(_load_in_worker, args, device),
+            classes=ensemble.classes,
+            threads=args.threads if executor.elsewhere else None,
+        )
         del ensemble  # each worker loads its own
-        segment = partial(segment_in_workers, workers=args.workers, load=load, classes=classes)
-    with scan_progress(len(scans), quiet=args.quiet) as progress:
+    with cohort_progress(len(scans), show=not args.quiet, steps="slices") as progress:
         result = segment(
             scans,
             args.output,
             options=options,
             prompts=prompts,
             skip_finished=args.skip_finished,
+            part=part,
             on_case=progress.on_case,
-            on_slices=progress.on_slices,
+            on_slices=progress.on_steps,
+            on_done=progress.on_done,
         )
     if args.html:
         write_result_pages(result, scans, args.output, read=options.read, quiet=args.quiet)
     return _summary(result)
+
+
+def _devices(args: argparse.Namespace, *, elsewhere: bool) -> tuple[str, str]:
+    """Return the devices of this process and of the workers.
+
+    Workers on other machines compute on a GPU only when told so: this one cannot look there.
+    """
+    if elsewhere and args.device == "cuda":
+        return "cpu", "cuda"
+    device = _device("cpu" if elsewhere else args.device, args.precision)
+    return device, device
+
+
+def _load_in_worker(args: argparse.Namespace, device: str) -> Ensemble:
+    """Load the networks in a worker process, once it has what the options ask for."""
+    _device(device, args.precision)
+    if device == "cuda":
+        _budget(args.budget, device)
+    return _ensemble(args, device)
 
 
 def _ensemble(args: argparse.Namespace, device: str) -> Ensemble:

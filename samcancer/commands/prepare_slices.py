@@ -6,6 +6,11 @@ import argparse
 import os
 from pathlib import Path
 
+from samcancer.commands.cohort_options import (
+    add_cohort_arguments,
+    cohort_executor,
+    cohort_part,
+)
 from samcancer.commands.shared_options import add_read_arguments, reading_of
 
 DESCRIPTION = """\
@@ -35,9 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--class-set", metavar="NAME", help="classes of the store (default: those annotated)"
     )
     parser.add_argument("--size", type=int, help="pixels per side of a slice (default: 256)")
-    parser.add_argument(
-        "--workers", type=int, default=None, help="processes (default: one per core, at most 8)"
-    )
+    add_cohort_arguments(parser, default="one per core, at most 8")
     parser.add_argument("--include-test", action="store_true", help="take imagesTs as well")
     parser.add_argument(
         "--verify", action="store_true", help="prepare finished cases again and compare"
@@ -59,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
     from data_prep.summary import summary_tables
     from samcancer.commands import EXIT_OK, EXIT_SOME_FAILED, print_failures
 
+    executor = cohort_executor(args, default=_default_workers())
+    part = cohort_part(args)
     options = PrepareOptions(
         inputs=tuple(args.input),
         output=args.output,
@@ -66,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
         dataset=args.dataset,
         class_set=args.class_set,
         size=args.size,
-        workers=_default_workers() if args.workers is None else args.workers,
+        executor=executor,
+        part=part,
         include_test=args.include_test,
         verify=args.verify,
         reading=reading_of(args, seg_threshold=args.seg_threshold),

@@ -6,7 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samcancer.commands.cohort_options import (
+    add_cohort_arguments,
+    cohort_executor,
+    cohort_part,
+)
 from samcancer.commands.data_options import add_data_arguments, data_folder
+from samcancer.errors import InputError
 
 if TYPE_CHECKING:
     from samcancer.training.pseudo_labels import ClassSummary
@@ -26,17 +32,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runs", type=Path, required=True, metavar="RUNS", help="folder with the fold runs"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_cohort_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the pseudo labels and print what they add."""
+    """Write the pseudo labels and print what they add; 1 when some cases failed."""
+    from samcancer.commands import EXIT_OK, EXIT_SOME_FAILED, print_failures
+    from samcancer.modeling.devices import chosen_device
     from samcancer.training.pseudo_labels import write_pseudo_labels
 
-    summaries = write_pseudo_labels(
-        data_folder(args), args.runs, device=args.device, show_progress=not args.quiet
+    executor, part = cohort_executor(args), cohort_part(args)
+    if executor.workers > 1 and chosen_device(args.device) == "cuda":
+        raise InputError(
+            f"--workers {executor.workers} is for a CPU; processes would share the one GPU",
+            mend="leave it out or use --device cpu",
+        )
+    result = write_pseudo_labels(
+        data_folder(args),
+        args.runs,
+        device=args.device,
+        executor=executor,
+        part=part,
+        show_progress=not args.quiet,
     )
-    _print_summary(summaries)
-    return 0
+    if part is None:
+        _print_summary(result.classes)
+    print_failures(result.failures.values())
+    return EXIT_SOME_FAILED if result.failures else EXIT_OK
 
 
 def _print_summary(summaries: dict[str, ClassSummary]) -> None:

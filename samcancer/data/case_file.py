@@ -71,7 +71,7 @@ def case_file_bytes(
     )
     with new_memory_file() as file:
         slices = create_slicewise(file, "slices", padded)
-        create_slicewise(file, "labels", label_bits.astype(np.uint32, copy=False))
+        create_slicewise(file, "labels", label_bits.astype(np.uint32, copy=False)).flush()
         _create_stacks(file, slices)
         for name, value in _attributes(info, class_names).items():
             file.attrs[name] = value
@@ -134,7 +134,11 @@ def case_shapes(info: CaseInfo) -> dict[str, tuple[int, ...]]:
 
 
 def create_slicewise(file: h5py.File, name: str, values: NDArray[Any]) -> h5py.Dataset:
-    """Store (Z, S, S) compressed slice by slice, with checksums and without time stamps."""
+    """Store (Z, S, S) compressed slice by slice, with checksums and without time stamps.
+
+    Flush what is returned where its place in the file counts: otherwise that is settled when the
+    last reference goes, and another thread (Dask's profiler, say) may hold one for a moment.
+    """
     return file.create_dataset(
         name,
         data=values,

@@ -10,7 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samcancer.data.store_index import CaseInfo, IndexLine, index_lines, parse_line
+from samcancer.data.store_index import (
+    INDEX_NAME,
+    CaseInfo,
+    IndexLine,
+    index_lines,
+    parse_line,
+    whole_index,
+)
 from samcancer.errors import InputError
 
 _KEPT_CASES = 10_000
@@ -24,11 +31,12 @@ class CaseTable(Mapping[str, CaseInfo]):
         """Read the index of each store; a later line of a case replaces an earlier one.
 
         Raises:
-            InputError: Naming the first bad line, or a case that two stores hold.
+            InputError: Naming the first bad line, a case that two stores hold, or a store whose
+                parts are not merged.
         """
         found: dict[str, tuple[Path, IndexLine]] = {}
         for folder in folders:
-            for line in index_lines(folder):
+            for line in index_lines(whole_index(folder)):
                 other = found.get(line.case_id, (folder,))[0]
                 if other != folder:
                     raise InputError(
@@ -49,7 +57,8 @@ class CaseTable(Mapping[str, CaseInfo]):
         """
         info = self._read.get(case_id)
         if info is None:
-            info = parse_line(*self._lines[case_id])
+            folder, line = self._lines[case_id]
+            info = parse_line(folder / INDEX_NAME, line)
             if len(self._read) < _KEPT_CASES:
                 self._read[case_id] = info
         return info

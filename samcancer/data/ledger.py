@@ -80,8 +80,8 @@ def write_pseudo_case(
     if label_bits.shape != known_bits.shape or label_bits.ndim != 3:
         raise ValueError(f"shapes {label_bits.shape} and {known_bits.shape} are not one (Z, S, S)")
     with new_memory_file() as file:
-        create_slicewise(file, "labels", label_bits.astype(np.uint32, copy=False))
-        create_slicewise(file, "known", known_bits.astype(np.uint32, copy=False))
+        create_slicewise(file, "labels", label_bits.astype(np.uint32, copy=False)).flush()
+        create_slicewise(file, "known", known_bits.astype(np.uint32, copy=False)).flush()
         content = [dataclasses.asdict(entry) for entry in entries]
         file.attrs["format_version"] = np.int32(PSEUDO_FORMAT_VERSION)
         file.attrs["case_id"] = np.bytes_(case_id.encode("utf-8"))

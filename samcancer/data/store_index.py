@@ -2,7 +2,8 @@
 
 STORE/store.json holds what all cases share, STORE/index.jsonl one line per verified case. A line is
 appended when the case's file is complete; at the end the index is written again, sorted. A line
-holds no fact twice: what follows from the scan's grid is computed, and slices are runs.
+holds no fact twice: what follows from the scan's grid is computed, and slices are runs. A part of a
+cohort, prepared by a job of its own, has an index of its own until a whole run merges them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from samcancer.cohort.partition import Part
 from samcancer.data.slice_runs import SliceRuns
 from samcancer.errors import InputError
 from samcancer.files import (
@@ -244,11 +246,36 @@ def write_store_info(folder: Path, info: StoreInfo) -> None:
     write_json_atomic(folder / STORE_NAME, dataclasses.asdict(info))
 
 
-def read_index(folder: Path, *, drop_damaged: bool = False) -> list[CaseInfo]:
-    """Read and check the index in file order; a store without one has no cases.
+def part_index_name(part: Part) -> str:
+    """Return the name of the index that a part of a cohort writes until all parts are merged."""
+    return f"index.{part.name}.jsonl"
+
+
+def part_indexes(folder: Path) -> list[Path]:
+    """Return the indexes of parts that are not merged into the store's, sorted."""
+    return sorted(folder.glob("index.part-*-of-*.jsonl"))
+
+
+def whole_index(folder: Path) -> Path:
+    """Return the index of a store to read from.
+
+    Raises:
+        InputError: When parts are not merged into it yet.
+    """
+    if parts := part_indexes(folder):
+        raise InputError(
+            f"{len(parts)} parts of its cases are not in its index yet",
+            path=folder,
+            mend="run prepare-slices once more without --num-parts",
+        )
+    return folder / INDEX_NAME
+
+
+def read_index_file(path: Path, *, drop_damaged: bool = False) -> list[CaseInfo]:
+    """Read one index in file order; a file that is not there has no cases.
 
     Args:
-        folder: The store.
+        path: Of the whole store or of a part.
         drop_damaged: Leave out lines that are changed, or cut short as by a killed writer, for
             their cases to be prepared again.
 
@@ -256,23 +283,22 @@ def read_index(folder: Path, *, drop_damaged: bool = False) -> list[CaseInfo]:
         InputError: Naming the first bad line.
     """
     found = []
-    for line in index_lines(folder, drop_damaged=drop_damaged):
+    for line in index_lines(path, drop_damaged=drop_damaged):
         try:
-            found.append(parse_line(folder, line))
+            found.append(parse_line(path, line))
         except InputError:
             if not drop_damaged:
                 raise
-            _warn_of(line.number)
+            _warn_of(path, line.number)
     return found
 
 
-def index_lines(folder: Path, *, drop_damaged: bool = False) -> Iterator[IndexLine]:
+def index_lines(path: Path, *, drop_damaged: bool = False) -> Iterator[IndexLine]:
     """Yield the lines whose checks are right, in file order; nothing else of them is read.
 
     Raises:
         InputError: Naming the first bad line; with ``drop_damaged`` bad ones are left out.
     """
-    path = folder / INDEX_NAME
     if not path.exists():
         return
     with path.open("rb") as stream:
@@ -286,12 +312,12 @@ def index_lines(folder: Path, *, drop_damaged: bool = False) -> Iterator[IndexLi
             except (ValueError, TypeError, KeyError, RecursionError):
                 if not drop_damaged:
                     raise InputError(f"line {number} is damaged", path=path, mend=_MEND) from None
-                _warn_of(number)
+                _warn_of(path, number)
                 continue
             yield IndexLine(number, case_id, text)
 
 
-def parse_line(folder: Path, line: IndexLine) -> CaseInfo:
+def parse_line(path: Path, line: IndexLine) -> CaseInfo:
     """Return what a line says.
 
     Raises:
@@ -301,19 +327,18 @@ def parse_line(folder: Path, line: IndexLine) -> CaseInfo:
         return CaseInfo.from_json(line.text)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         fact = str(error) if isinstance(error, _ElsewhereError) else "is damaged"
-        path = folder / INDEX_NAME
         raise InputError(f"line {line.number} {fact}", path=path, mend=_MEND) from None
 
 
-def write_index(folder: Path, cases: Iterable[CaseInfo]) -> None:
-    """Write the whole index, sorted by case."""
+def write_index(folder: Path, cases: Iterable[CaseInfo], *, name: str = INDEX_NAME) -> None:
+    """Write the whole index, or that of a part, sorted by case."""
     ordered = sorted(cases, key=lambda info: info.case_id)
-    write_text_atomic(folder / INDEX_NAME, "".join(f"{_line(info)}\n" for info in ordered))
+    write_text_atomic(folder / name, "".join(f"{_line(info)}\n" for info in ordered))
 
 
-def append_to_index(folder: Path, info: CaseInfo) -> None:
+def append_to_index(folder: Path, info: CaseInfo, *, name: str = INDEX_NAME) -> None:
     """Add one finished case, safely on disk when this returns; one process at a time."""
-    append_line(folder / INDEX_NAME, _line(info))
+    append_line(folder / name, _line(info))
 
 
 def _line(info: CaseInfo) -> str:
@@ -343,8 +368,8 @@ def _check(text: bytes) -> bytes:
     return hashlib.sha256(text).hexdigest()[:_CHECK_DIGITS].encode("ascii")
 
 
-def _warn_of(number: int) -> None:
-    _log.warning("line %d of %s is damaged: its case is prepared again", number, INDEX_NAME)
+def _warn_of(path: Path, number: int) -> None:
+    _log.warning("line %d of %s is damaged: its case is prepared again", number, path.name)
 
 
 class _ElsewhereError(ValueError):

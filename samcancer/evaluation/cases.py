@@ -7,13 +7,12 @@ it is listed and left out of the means. A missing prediction scores 0.
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from samcancer.cohort.executor import IN_PROCESS, CaseWork, Executor, Tell, no_state
+from samcancer.cohort.run import run_cases
 from samcancer.errors import InputError
 from samcancer.evaluation.classes import class_kind
 from samcancer.evaluation.labels import (
@@ -97,41 +96,44 @@ def evaluate_cases(
     tasks: Sequence[CaseTask],
     *,
     extra: tuple[str, ...] = (),
-    workers: int = 1,
+    executor: Executor = IN_PROCESS,
     on_case: Callable[[str], None] = lambda _: None,
+    on_done: Callable[[str], None] = lambda _: None,
 ) -> Evaluated:
-    """Score every case; the order of the results is that of the tasks, whatever the workers."""
-    results: list[ClassResult] = []
+    """Score every case; the order of the results is that of the tasks, wherever they are done.
+
+    Args:
+        tasks: From :func:`plan`.
+        extra: Predictions without a reference.
+        executor: Where.
+        on_case: Called with the case id when a case begins.
+        on_done: Called with the case id when a case has ended.
+
+    Raises:
+        InputError: When a cluster cannot be reached or is lost.
+    """
+    scored: dict[str, list[ClassResult]] = {}
     failures: dict[str, str] = {}
-    for task, outcome in zip(tasks, _outcomes(tasks, workers), strict=True):
-        if isinstance(outcome, str):
-            failures[task.case_id] = outcome
+    items = {task.case_id: task for task in tasks}
+    for outcome in run_cases(_SCORING, items, executor=executor, on_case=on_case):
+        if outcome.error is not None:
+            failures[outcome.case_id] = str(outcome.error)
         else:
-            results.extend(outcome)
-        on_case(task.case_id)
-    missing = tuple(task.case_id for task in tasks if task.prediction is None)
-    return Evaluated(tuple(results), missing, failures, extra)
+            scored[outcome.case_id] = outcome.value()
+        on_done(outcome.case_id)
+    return Evaluated(
+        results=tuple(result for task in tasks for result in scored.get(task.case_id, ())),
+        missing=tuple(task.case_id for task in tasks if task.prediction is None),
+        failures={t.case_id: failures[t.case_id] for t in tasks if t.case_id in failures},
+        extra=extra,
+    )
 
 
-def _outcomes(tasks: Sequence[CaseTask], workers: int) -> Iterator[list[ClassResult] | str]:
-    if workers <= 1 or len(tasks) <= 1:
-        yield from map(_outcome, tasks)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
-        try:
-            yield from pool.map(_outcome, tasks)
-        except BrokenProcessPool:
-            raise InputError(
-                "a worker process died, most likely for lack of memory", mend="use fewer --workers"
-            ) from None
+def _score(_state: None, _case_id: str, task: CaseTask, _tell: Tell) -> list[ClassResult]:
+    return score_case(task)
 
 
-def _outcome(task: CaseTask) -> list[ClassResult] | str:
-    try:
-        return score_case(task)
-    except InputError as error:
-        return str(error)
+_SCORING = CaseWork(stage="evaluate", setup=no_state, do=_score, modules=(__name__,))
 
 
 def _own_labels(

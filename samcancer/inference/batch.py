@@ -6,16 +6,18 @@ While the network works on a scan, the next one is read and the mask of the last
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from samcancer.cohort.part_lock import cohort_lock
+from samcancer.cohort.partition import Part
 from samcancer.errors import InputError, fact_of
 from samcancer.files import (
-    folder_lock,
     is_safe_name,
     remove_stale_temporaries,
     require_own_folder,
@@ -111,8 +113,10 @@ def segment_scans(
     options: InferenceOptions,
     prompts: Mapping[str, CasePrompts] | None = None,
     skip_finished: bool = False,
+    part: Part | None = None,
     on_case: Callable[[str], None] = lambda _: None,
     on_slices: Callable[[int], None] = lambda _: None,
+    on_done: Callable[[str], None] = lambda _: None,
 ) -> BatchResult:
     """Segment every scan into ``output``.
 
@@ -123,16 +127,17 @@ def segment_scans(
         options: What to compute and write.
         prompts: Case id -> what a person says about the case.
         skip_finished: Leave cases alone whose report and mask prove to be finished.
+        part: Which part of a larger cohort the scans are; None for all of it.
         on_case: Called with the case id when a case begins.
         on_slices: Called with the number of slices done since the last call.
+        on_done: Called with the case id when a case has ended.
 
     Raises:
         InputError: When the output folder cannot be written, or another process writes to it.
     """
     require_writable_folder(output)
     result = BatchResult()
-    with folder_lock(output, purpose="infer-volume"):
-        remove_stale_files(output)
+    with locked_output(output, part):
         segment_share(
             scans,
             output,
@@ -143,8 +148,9 @@ def segment_scans(
             skip_finished=skip_finished,
             on_case=on_case,
             on_slices=on_slices,
+            on_done=on_done,
         )
-        if result.finished or result.skipped:
+        if part is None and (result.finished or result.skipped):
             write_nnunet_files(output, scans, ensemble.classes, merged=options.merge_lesions)
     return result
 
@@ -160,6 +166,7 @@ def segment_share(
     skip_finished: bool,
     on_case: Callable[[str], None],
     on_slices: Callable[[int], None],
+    on_done: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Segment scans in this process; arguments as for :func:`segment_scans`.
 
@@ -182,19 +189,42 @@ def segment_share(
             steps.predict(case_id, on_slices)
             if finishing is not None:
                 finishing.result()
-            finishing = writer.submit(steps.finish, case_id)
+            finishing = writer.submit(_in_turn, steps.finish, on_done, case_id)
         if finishing is not None:
             finishing.result()
 
 
+def _in_turn(finish: Callable[[str], None], on_done: Callable[[str], None], case_id: str) -> None:
+    finish(case_id)
+    on_done(case_id)
+
+
+@contextmanager
+def locked_output(output: Path, part: Part | None) -> Iterator[None]:
+    """Hold the lock of a folder of results; a part leaves the others' unfinished files alone."""
+    with cohort_lock(output, purpose="infer-volume", part=part):
+        if part is None:
+            remove_stale_files(output)
+        else:
+            _extra_folders(output)
+        yield
+
+
 def remove_stale_files(output: Path) -> None:
     """Delete what a killed process left unfinished in a folder of results whose lock is held."""
-    remove_stale_temporaries(output)
+    for folder in (output, *_extra_folders(output)):
+        remove_stale_temporaries(folder)
+
+
+def _extra_folders(output: Path) -> list[Path]:
+    """Return the folders of the cases' extras; refuse links among them."""
+    found = []
     for extras in (output / PER_CLASS_FOLDER, output / PROBABILITY_FOLDER):
         require_own_folder(extras)
         for folder in extras.glob("*"):
             require_own_folder(folder)
-            remove_stale_temporaries(folder)
+            found.append(folder)
+    return found
 
 
 @dataclass

@@ -30,15 +30,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from samcancer.cohort.executor import IN_PROCESS, CaseWork, Executor, RunError, Tell
+from samcancer.cohort.part_lock import cohort_lock
+from samcancer.cohort.partition import Part
+from samcancer.cohort.progress import cohort_progress
+from samcancer.cohort.run import run_cases
 from samcancer.config import Config, PseudoLabelConfig
 from samcancer.data.case_store import CaseStore
 from samcancer.data.ledger import PseudoEntry, PseudoLabels, write_pseudo_case
-from samcancer.files import folder_lock, remove_stale_temporaries, require_own_folder
+from samcancer.errors import InputError
+from samcancer.files import remove_stale_temporaries, require_own_folder
 from samcancer.modeling.devices import chosen_device
 from samcancer.modeling.slice_prediction import threshold_vector
 from samcancer.training.checkpoint import LoadedModel
-from samcancer.training.fold_runs import open_fold_runs
-from samcancer.training.progress import tracked
+from samcancer.training.fold_runs import FoldRuns, open_fold_runs
 from samcancer.training.run import PSEUDO_LABELS_NAME
 from samcancer.training.validate import predict_case
 
@@ -69,15 +74,78 @@ class _CaseLabels:
     """Class index -> confidence."""
 
 
+@dataclass(frozen=True)
+class PseudoLabelled:
+    """What a call did."""
+
+    classes: dict[str, ClassSummary]
+    """What the pseudo labels add per class; empty after a part of the cases."""
+    failures: dict[str, str]
+    """Case id -> one line that says what is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Labelling:
+    """What all tasks have in common."""
+
+    store: Path
+    runs: Path
+    device: str
+    threads: int | None
+    """Of a worker; None leaves its own number."""
+
+    def setup(self) -> _Teachers:
+        """Open the runs, the store and the pseudo labels that are there already."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        folder = self.runs / PSEUDO_LABELS_NAME
+        fold_runs = open_fold_runs(self.store, self.runs)
+        return _Teachers(fold_runs, PseudoLabels(folder, fold_runs.store), self.device)
+
+
+@dataclass
+class _Teachers:
+    """The models of the folds, one loaded at a time, and the labels of an earlier call."""
+
+    runs: FoldRuns
+    earlier: PseudoLabels
+    device: str
+    _loaded: tuple[int, LoadedModel] | None = None
+
+    def of(self, fold: int) -> LoadedModel:
+        """Return a fold's model; cases come fold by fold, so that each is loaded once.
+
+        Raises:
+            RunError: When the model cannot label the fold's held-out patients.
+        """
+        if self._loaded is None or self._loaded[0] != fold:
+            self._loaded = None  # before the next one takes its memory
+            case_ids = _cases_to_label(self.runs.store, self.runs.folds.held_out_cases(fold))
+            try:
+                model = self.runs.load_model(fold, case_ids, device=chosen_device(self.device))
+            except InputError as error:
+                raise RunError(error) from None
+            self._loaded = (fold, model)
+        return self._loaded[1]
+
+
 def write_pseudo_labels(
-    store_folder: Path, runs: Path, *, device: str = "auto", show_progress: bool = True
-) -> dict[str, ClassSummary]:
+    store_folder: Path,
+    runs: Path,
+    *,
+    device: str = "auto",
+    executor: Executor = IN_PROCESS,
+    part: Part | None = None,
+    show_progress: bool = True,
+) -> PseudoLabelled:
     """Label the unknown classes of every case; return what was added per class.
 
     Args:
         store_folder: The case store that the folds were trained on.
         runs: Folder with the fold runs; ``pseudo_labels`` is written into it.
-        device: ``auto`` takes a GPU when there is one.
+        device: ``auto`` takes a GPU when there is one, in each worker.
+        executor: Where the cases are labelled.
+        part: The part of the cases to label; None for all.
         show_progress: Draw a progress bar.
 
     Raises:
@@ -86,17 +154,47 @@ def write_pseudo_labels(
     """
     teachers = open_fold_runs(store_folder, runs)
     store, folds = teachers.store, teachers.folds
-    work = {fold: _cases_to_label(store, folds.held_out_cases(fold)) for fold in range(folds.count)}
-    teachers.require_models([fold for fold, cases in work.items() if cases])
+    fold_of = {
+        case_id: fold
+        for fold in range(folds.count)
+        for case_id in _cases_to_label(store, folds.held_out_cases(fold))
+        if part is None or part.holds(case_id)
+    }
+    teachers.require_models(sorted(set(fold_of.values())))
     folder = runs / PSEUDO_LABELS_NAME
+    labelling = _Labelling(
+        store=store_folder,
+        runs=runs,
+        device=device,
+        threads=executor.threads_of_worker(torch.get_num_threads(), cases=len(fold_of)),
+    )
+    work = CaseWork(
+        stage="pseudo-label", setup=labelling.setup, do=_label_and_write, modules=(__name__,)
+    )
+    failures: dict[str, str] = {}
     require_own_folder(folder)
-    with folder_lock(folder, purpose="pseudo labels"):
-        remove_stale_temporaries(folder)
-        for fold, case_ids in work.items():
-            if case_ids:
-                teacher = teachers.load_model(fold, case_ids, device=chosen_device(device))
-                _label_fold(teacher, fold, store, folder, case_ids, show_progress=show_progress)
-    return summarise_pseudo_labels(store, PseudoLabels(folder, store))
+    with (
+        cohort_lock(folder, purpose="pseudo labels", part=part),
+        cohort_progress(len(fold_of), show=show_progress, steps="slices") as progress,
+    ):
+        if part is None:
+            remove_stale_temporaries(folder)
+        for outcome in run_cases(
+            work,
+            fold_of,
+            executor=executor,
+            on_case=progress.on_case,
+            on_steps=progress.on_steps,
+        ):
+            if outcome.error is not None:
+                failures[outcome.case_id] = str(outcome.error)
+            progress.on_done(outcome.case_id)
+        if part is not None:
+            return PseudoLabelled({}, failures)
+        remove_stale_temporaries(folder)  # of a worker that died
+    return PseudoLabelled(
+        summarise_pseudo_labels(store, PseudoLabels(folder, store)), dict(sorted(failures.items()))
+    )
 
 
 def summarise_pseudo_labels(store: CaseStore, pseudo: PseudoLabels) -> dict[str, ClassSummary]:
@@ -170,38 +268,31 @@ def _unknown_classes(store: CaseStore, case_id: str) -> list[int]:
     return [k for k in range(len(store.class_names)) if not annotated >> k & 1]
 
 
-def _label_fold(
-    teacher: LoadedModel,
-    fold: int,
-    store: CaseStore,
-    folder: Path,
-    case_ids: Sequence[str],
-    *,
-    show_progress: bool,
-) -> None:
-    pseudo = PseudoLabels(folder, store)
+def _label_and_write(teachers: _Teachers, case_id: str, fold: int, tell: Tell) -> None:
+    """Label a case by its fold's model, unless that has done so already."""
+    teacher, store = teachers.of(fold), teachers.runs.store
+    path = teachers.earlier.folder / f"{case_id}.h5"
     trusted = {store.class_names.index(name) for name in trusted_classes(teacher)}
-    for case_id in tracked(case_ids, f"fold {fold}: pseudo labels", enabled=show_progress):
-        path = folder / f"{case_id}.h5"
-        classes = [k for k in _unknown_classes(store, case_id) if k in trusted]
-        origin = {(e.class_name, e.checkpoint_sha256) for e in pseudo.entries(case_id)}
-        if origin == {(store.class_names[k], teacher.sha256) for k in classes}:
-            continue
-        if not classes:
-            path.unlink()  # of an earlier teacher
-            continue
-        labels = _label_case(teacher, store, case_id, classes)
-        entries = [
-            PseudoEntry(store.class_names[k], fold, teacher.sha256, confidence)
-            for k, confidence in labels.confidence.items()
-        ]
-        write_pseudo_case(
-            path,
-            case_id=case_id,
-            label_bits=labels.label_bits,
-            known_bits=labels.known_bits,
-            entries=entries,
-        )
+    classes = [k for k in _unknown_classes(store, case_id) if k in trusted]
+    origin = {(e.class_name, e.checkpoint_sha256) for e in teachers.earlier.entries(case_id)}
+    if origin == {(store.class_names[k], teacher.sha256) for k in classes}:
+        return
+    if not classes:
+        path.unlink(missing_ok=True)  # of an earlier teacher
+        return
+    labels = _label_case(teacher, store, case_id, classes)
+    entries = [
+        PseudoEntry(store.class_names[k], fold, teacher.sha256, confidence)
+        for k, confidence in labels.confidence.items()
+    ]
+    write_pseudo_case(
+        path,
+        case_id=case_id,
+        label_bits=labels.label_bits,
+        known_bits=labels.known_bits,
+        entries=entries,
+    )
+    tell(store.cases[case_id].slices)
 
 
 def _label_case(

@@ -9,12 +9,12 @@ import pytest
 import scale
 
 from samcancer.data.case_store import CaseStore
-from samcancer.data.store_index import read_index
+from samcancer.data.store_index import INDEX_NAME, read_index_file
 
 
 def test_the_synthetic_index_is_one_that_a_store_could_have(tmp_path: Path) -> None:
     store = CaseStore(scale.make_index(tmp_path, 40))
-    assert [info.case_id for info in read_index(tmp_path)] == list(store.cases)
+    assert [info.case_id for info in read_index_file(tmp_path / INDEX_NAME)] == list(store.cases)
     assert len(store.cases) == 40
     assert sum(len(info.annotated) == 25 for info in store.cases.values()) == 10
     assert len({info.patient_id for info in store.cases.values()}) == 36

@@ -25,8 +25,15 @@ from small_store import (
 )
 
 from samcancer.data import case_table
+from samcancer.data.case_file import create_slicewise
 from samcancer.data.case_store import CaseStore, case_file_bytes
-from samcancer.data.store_index import append_to_index, case_file_name, read_index, write_index
+from samcancer.data.store_index import (
+    INDEX_NAME,
+    append_to_index,
+    case_file_name,
+    read_index_file,
+    write_index,
+)
 from samcancer.errors import InputError
 
 
@@ -153,7 +160,10 @@ def test_a_torn_index_is_refused_by_readers_and_mended_by_the_writer(
     path.write_bytes(whole[: len(last) + kept_bytes])
     with pytest.raises(InputError, match="its last line is not complete"):
         CaseStore(store.folder)
-    assert [i.case_id for i in read_index(store.folder, drop_damaged=True)] == ["a é", "b"]
+    assert [i.case_id for i in read_index_file(store.folder / INDEX_NAME, drop_damaged=True)] == [
+        "a é",
+        "b",
+    ]
 
 
 def test_a_bad_line_of_the_index_is_numbered(store: CaseStore) -> None:
@@ -169,7 +179,9 @@ def test_a_patient_changed_in_the_index_is_found(store: CaseStore) -> None:
     path.write_text(text.replace('"patient_id": "patient of b"', '"patient_id": "patient of c"'))
     with pytest.raises(InputError, match="line 2 is damaged"):
         CaseStore(store.folder)
-    assert [i.case_id for i in read_index(store.folder, drop_damaged=True)] == ["a é"]
+    assert [i.case_id for i in read_index_file(store.folder / INDEX_NAME, drop_damaged=True)] == [
+        "a é"
+    ]
 
 
 def test_every_flipped_bit_of_the_index_is_found(store: CaseStore) -> None:
@@ -379,3 +391,20 @@ def test_more_cases_than_open_files_can_be_read_in_turn(tmp_path: Path) -> None:
     for _ in range(2):
         for i in range(40):
             np.testing.assert_array_equal(store.slices_hu(f"c{i:02}", 2, 3), case_arrays(i)[0][:1])
+
+
+def test_the_bytes_do_not_depend_on_who_else_holds_a_data_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    info, arrays = case_info("a"), case_arrays(0)
+    given = {"slices_hu": arrays[0], "label_bits": arrays[1]}
+    expected = case_file_bytes(info, CLASS_NAMES, **given)
+    held = []
+
+    def holding(*args: object, **options: object) -> h5py.Dataset:
+        held.append(create_slicewise(*args, **options))  # type: ignore[arg-type]  # passed on
+        return held[-1]
+
+    monkeypatch.setattr("samcancer.data.case_file.create_slicewise", holding)
+    assert case_file_bytes(info, CLASS_NAMES, **given) == expected
+    assert len(held) == 2

@@ -14,9 +14,10 @@ from raw_data import AFFINE, SHAPE, add_case, ct, label, save, write_nnunet
 
 from data_prep.prepare import PrepareOptions, prepare
 from data_prep.summary import Summary
+from samcancer.cohort.executor import Executor
 from samcancer.commands import run_verb
 from samcancer.data.case_store import CaseStore
-from samcancer.data.store_index import read_index, write_index
+from samcancer.data.store_index import INDEX_NAME, read_index_file, write_index
 from samcancer.errors import InputError
 from samcancer.files import folder_lock
 from samcancer.taxonomy import load_taxonomy
@@ -151,10 +152,11 @@ def test_preparing_again_keeps_what_is_there(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in store.glob("cases/*/*/*.h5")} == times
 
 
+@pytest.mark.usefixtures("_imported_once")
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
     raw = raw_liver(tmp_path)
     run(tmp_path / "one", raw)
-    run(tmp_path / "two", raw, workers=2)
+    run(tmp_path / "two", raw, executor=Executor(workers=2))
     assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
 
 
@@ -345,7 +347,7 @@ def test_a_store_of_the_first_version_is_brought_to_the_present_form(tmp_path: P
 def test_a_damaged_case_of_the_first_version_keeps_its_place(tmp_path: Path) -> None:
     raw, store = raw_liver(tmp_path, 1), tmp_path / "store"
     run(store, raw)
-    (info,) = read_index(store)
+    (info,) = read_index_file(store / INDEX_NAME)
     good = (store / info.file).read_bytes()
     (store / info.file).unlink()
     old = store / "cases" / "case0.h5"

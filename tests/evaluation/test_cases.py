@@ -11,6 +11,7 @@ import SimpleITK as sitk  # noqa: N813 - the package's own convention
 import surface_distance
 from evaluation_fakes import WriteLabels
 
+from samcancer.cohort.executor import Executor
 from samcancer.errors import InputError
 from samcancer.evaluation.cases import Evaluated, evaluate_cases, plan
 from samcancer.evaluation.labels import Annotations, LabelValues
@@ -50,7 +51,7 @@ def evaluate(
         tolerance_mm=2.0,
         merge=merge,
     )
-    return evaluate_cases(tasks, extra=extra, workers=workers)
+    return evaluate_cases(tasks, extra=extra, executor=Executor(workers=workers))
 
 
 def by_case(evaluated: Evaluated) -> dict[str, ClassResult]:
@@ -232,6 +233,7 @@ def test_flare24_without_merging_wants_one_class(write_labels: WriteLabels, tmp_
         evaluate(tmp_path, labels=TWO)
 
 
+@pytest.mark.usefixtures("_imported_once")
 def test_several_workers_give_the_same_results(write_labels: WriteLabels, tmp_path: Path) -> None:
     for index in range(3):
         write_labels(f"reference/c{index}.nii.gz", box(1, 5))

@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 from inference_fakes import WriteScan, bright_box, make_ensemble
 
+from samcancer.cohort.executor import Executor
 from samcancer.commands import run_verb
 from samcancer.errors import InputError
 from samcancer.files import TEMPORARY_PREFIX, folder_lock
 from samcancer.inference.batch import BatchResult, find_scans, segment_scans
 from samcancer.inference.models import Ensemble
 from samcancer.inference.options import InferenceOptions
-from samcancer.inference.workers import deal_out, segment_in_workers
+from samcancer.inference.workers import largest_first, segment_in_workers
+
+pytestmark = pytest.mark.usefixtures("_imported_once")
 
 CASES = 5
 
@@ -46,7 +49,7 @@ def kill_the_second(mark: Path) -> Ensemble:
 
 def run(folder: Path, output: Path, **options: Any) -> BatchResult:
     settings = {
-        "workers": 2,
+        "executor": Executor(workers=2),
         "load": make_ensemble,
         "classes": make_ensemble().classes,
         "options": InferenceOptions(),
@@ -96,13 +99,29 @@ def test_finished_cases_are_skipped(scans: Path, tmp_path: Path) -> None:
     assert result.finished == ["case_3"]
 
 
-def test_a_worker_that_dies_fails_its_own_cases_alone(scans: Path, tmp_path: Path) -> None:
+def test_a_worker_that_dies_costs_only_a_retry(scans: Path, tmp_path: Path) -> None:
+    alone = segment_scans(
+        find_scans([scans]),
+        tmp_path / "alone",
+        ensemble=make_ensemble(),
+        options=InferenceOptions(),
+    )
     result = run(scans, tmp_path / "out", load=partial(kill_the_second, tmp_path / "mark"))
-    shares = deal_out(find_scans([scans]), 2)
-    assert sorted([result.finished, list(result.failures)]) == sorted(shares)
+    assert result == alone
+    assert masks(tmp_path / "out") == masks(tmp_path / "alone")
+
+
+def test_a_case_under_which_every_worker_dies_is_named(scans: Path, tmp_path: Path) -> None:
+    result = run(
+        scans,
+        tmp_path / "out",
+        executor=Executor(workers=2, allowed_failures=0),
+        load=partial(kill_the_second, tmp_path / "mark"),
+    )
+    assert result.failures
+    assert sorted([*result.finished, *result.failures]) == sorted(find_scans([scans]))
     for case_id, message in result.failures.items():
-        assert f"{case_id}.mha: its worker process died (exit status -9)" in message
-        assert message.endswith("Use fewer --workers, with --skip-finished.")
+        assert message.startswith(f"{case_id}.mha: its worker process died 1 times")
 
 
 def test_a_model_that_cannot_be_loaded_is_one_error(scans: Path, tmp_path: Path) -> None:
@@ -123,24 +142,14 @@ def test_the_parent_holds_the_lock(scans: Path, tmp_path: Path) -> None:
     assert not list(out.glob(f"{TEMPORARY_PREFIX}*"))
 
 
-def test_the_largest_scan_goes_to_who_has_least(tmp_path: Path) -> None:
-    sizes = {"a": 10, "b": 70, "c": 40, "d": 40, "e": 5}
-    scans = {name: tmp_path / name for name in sizes}
-    for name, size in sizes.items():
-        scans[name].write_bytes(bytes(size))
-    # 70 | 40, 70 | 40 40, 70 10 | 80, then 5 to the first of equals
-    assert deal_out(scans, 2) == [["a", "b", "e"], ["c", "d"]]
-    assert sorted(deal_out(scans, 9)) == [["a"], ["b"], ["c"], ["d"], ["e"]]
-
-
-def test_a_folder_counts_with_its_files(tmp_path: Path) -> None:
+def test_large_scans_begin_first_and_a_folder_counts_with_its_files(tmp_path: Path) -> None:
     (tmp_path / "series").mkdir()
     for z in range(3):
         (tmp_path / "series" / f"{z}.dcm").write_bytes(bytes(50))
     (tmp_path / "scan.mha").write_bytes(bytes(100))
-    (tmp_path / "other.mha").write_bytes(bytes(60))
+    (tmp_path / "other.mha").write_bytes(bytes(160))
     scans = {path.stem: path for path in sorted(tmp_path.iterdir())}
-    assert sorted(deal_out(scans, 2)) == [["other", "scan"], ["series"]]
+    assert largest_first(scans) == ["other", "series", "scan"]
 
 
 def test_workers_are_refused_on_a_gpu(

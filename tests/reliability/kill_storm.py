@@ -25,6 +25,7 @@ PRELOADED = [
     *("torch.utils.tensorboard", "lightning.fabric", "albumentations", "kill_storm"),
     *("samcancer.training.pseudo_labels", "samcancer.inference.workers", "data_prep.prepare"),
     *("samcancer.training.run", "samcancer.volume_io"),
+    *("samcancer.evaluation.cases", "samcancer.cohort.worker", "distributed.nanny"),
 ]
 
 PATIENCE_S = 300.0

@@ -390,7 +390,7 @@ def test_classes_of_poor_teachers_stay_unknown_and_earlier_labels_of_them_go(
         for name in CLASS_NAMES
     }
     summary = write_pseudo_labels(trained[0], runs, device="cpu", show_progress=False)
-    assert {name: s.withheld_cases for name, s in summary.items()} == unknown
+    assert {name: s.withheld_cases for name, s in summary.classes.items()} == unknown
     assert not PseudoLabels(runs / "pseudo_labels", store).case_ids
     assert train_final(options(trained[0], runs, strict)).outcome == "finished"
 

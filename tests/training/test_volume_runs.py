@@ -98,7 +98,7 @@ def test_teachers_of_one_system_label_for_a_student_of_another(tmp_path: Path) -
     summary = write_pseudo_labels(
         tmp_path / "store", tmp_path / "runs", device="cpu", show_progress=False
     )
-    assert sum(result.cases for result in summary.values()) > 0
+    assert sum(result.cases for result in summary.classes.values()) > 0
     result = train_final(options(tmp_path, "runs", config("plain", epochs=1)))
     assert result.outcome == "finished"
     student = load_checkpoint(tmp_path / "runs" / "final")

@@ -1,0 +1,11 @@
+"""Modules of tests are found by worker processes too."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+HERE = str(Path(__file__).parent)
+sys.path.append(HERE)
+os.environ["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), HERE])
