@@ -114,8 +114,8 @@ bench-systems: $(READY)  ## the papers' systems side by side on synthetic patien
 bench-evaluation: $(READY)  ## seconds to score 40 label maps of 512 x 512 x 100, and plainly
 	$(BIN)/python benchmarks/evaluation_speed.py
 
-bench-scale: $(READY)  ## index, folds and sampler of 1,000 to 100,000 cases
-	$(BIN)/python benchmarks/scale.py --part index
+bench-scale: $(READY)  ## index, folds and sampler of 1,000 to 100,000 cases; cohorts with two workers
+	$(BIN)/python benchmarks/scale.py
 
 bench-ablations: $(READY)  ## the papers' ablations that need no published weights
 	for name in slices vectors partial presence fusion; do $(BIN)/python benchmarks/ablations.py $$name --output ablations || exit; done

@@ -1,15 +1,18 @@
-"""What large numbers of cases cost. Part ``index``: opening a store, folds, weights, an epoch.
+"""What large numbers of cases cost, and what a second worker gains.
 
-Synthetic indexes of 1,000 to 100,000 cases, without the files of the cases: nothing here opens
-them. A quarter of the cases annotates 25 classes, as whole-body sets do, the others two; scans have
-50 to 400 slices. Every size runs in a process of its own; a step's memory is what the process takes
-more after it, modules not counted. Example: ``python benchmarks/scale.py --part index``
+Part ``index``: opening a store, folds, weights and an epoch, with synthetic indexes of 1,000 to
+100,000 cases, without the files of the cases: nothing here opens them. A quarter of the cases
+annotates 25 classes, as whole-body sets do, the others two; scans have 50 to 400 slices. Every size
+runs in a process of its own; a step's memory is what the process takes more after it, modules not
+counted. Parts ``prepare`` and ``infer``: the commands with one worker and with two, on synthetic
+patients. Example: ``python benchmarks/scale.py --part prepare infer``
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -19,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cohort_speed
 import numpy as np
 from results_page import RESULTS, markdown_table, publish, run_description
 
@@ -35,9 +39,12 @@ from samcancer.data.store_index import (
 from samcancer.errors import InputError
 from samcancer.geometry import Geometry
 
-PARTS = ("index",)
+PARTS = ("index", *cohort_speed.PARTS)
 
 SIZES = (1_000, 10_000, 100_000)
+
+PATIENTS = 12
+"""Of each of four synthetic sets that are prepared and segmented."""
 
 DATASETS = 17
 
@@ -61,10 +68,11 @@ _PAGE_BYTES = resource.getpagesize()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print the table and write docs/scale-index.json."""
+    """Measure, print the tables and write docs/scale-index.json and docs/scale-cohorts.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=PARTS, default="index")
+    parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--cases", type=int, nargs="+", default=list(SIZES), metavar="N")
+    parser.add_argument("--patients", type=int, default=PATIENTS, help="of each of four sets")
     parser.add_argument("--docs", type=Path, default=RESULTS.parent)
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -72,11 +80,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(measure_index(args.store)))
         return 0
     try:
-        figures = {
+        if min(*args.cases, args.patients) < 1:
+            raise InputError("--cases and --patients must be at least 1")
+        about = {
             **run_description("scale.py", argv),
-            "sizes": [measure_apart(count) for count in args.cases],
+            "load_average_before": os.getloadavg()[0],
         }
-        publish(args.docs, "scale-index", figures, index_markdown(figures))
+        if "index" in args.part:
+            figures = {**about, "sizes": [measure_apart(count) for count in args.cases]}
+            publish(args.docs, "scale-index", figures, index_markdown(figures))
+        if cohorts := [part for part in cohort_speed.PARTS if part in args.part]:
+            with tempfile.TemporaryDirectory(prefix="samcancer-cohort-") as name:
+                measured = {
+                    part: cohort_speed.measure(part, Path(name), args.patients) for part in cohorts
+                }
+            figures = {**about, **measured}
+            publish(args.docs, "scale-cohorts", figures, cohort_speed.cohorts_markdown(figures))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -176,7 +195,8 @@ def index_markdown(figures: dict[str, Any]) -> str:
     samples = ", ".join(f"{s['samples_of_all']:,}" for s in sizes)
     return "\n\n".join(
         [
-            f"`{figures['command']}` on {figures['machine']}.",
+            f"`{figures['command']}` on {figures['machine']}; load average before the start "
+            f"{figures['load_average_before']:.1f}.",
             markdown_table(["seconds (of the processor; + MB)", *columns], rows),
             f"An epoch of every slice has {samples} samples of {SLICES_PER_SAMPLE} slices.",
         ]

@@ -18,7 +18,7 @@ SECTIONS = (
     "overlap",
     "evaluation_speed",
     "scale-index",
-    "cohort_scale",
+    "scale-cohorts",
 )
 
 TINY = Workload(encoder="vit_tiny", image_size=32, cnn_width=4, pixels=40, batch=2, threads=1)

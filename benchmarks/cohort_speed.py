@@ -4,25 +4,19 @@ A worker has one thread, so that two workers may do twice as much; parallel effi
 quotient of the throughputs. The rate counts from the first finished case to the last, without the
 start of processes and the loading of networks, which the seconds of the whole command include. CPU
 time per case tells, beside the load average, whether other programs took part of the machine.
-Example: ``python benchmarks/cohort_scale.py --cases 6``
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import os
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import workload as made
-from results_page import RESULTS, markdown_table, publish, run_description
+from results_page import markdown_table
 
 from samcancer.errors import InputError
 
@@ -38,32 +32,14 @@ _INTERVAL_S = 0.1
 PARTS = ("prepare", "infer")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print the table and write docs/cohort_scale.json."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
-    parser.add_argument("--cases", type=int, default=6, help="of each of four synthetic sets")
-    parser.add_argument("--docs", type=Path, default=RESULTS.parent)
-    args = parser.parse_args(argv)
-    try:
-        if args.cases < 1:
-            raise InputError(f"--cases must be at least 1, got {args.cases}")
-        figures: dict[str, Any] = {
-            **run_description("cohort_scale.py", argv),
-            "load_average_before": os.getloadavg()[0],
-        }
-        with tempfile.TemporaryDirectory(prefix="samcancer-cohort-") as folder:
-            for part in args.part:
-                figures[part] = measure(part, Path(folder), args.cases)
-        publish(args.docs, "cohort_scale", figures, to_markdown(figures))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 def measure(part: str, folder: Path, cases: int) -> list[dict[str, float]]:
-    """Return the figures of a stage for each number of workers."""
+    """Return the figures of a stage for each number of workers.
+
+    Args:
+        part: One of PARTS.
+        folder: Where scans are made, once for all parts, and results go.
+        cases: Of each of four synthetic sets.
+    """
     raw = folder / "raw"
     if not raw.is_dir():
         words = ["make-phantoms", "--out", str(raw), "--cases", str(cases), "--seed", "7"]
@@ -90,7 +66,7 @@ def measure(part: str, folder: Path, cases: int) -> list[dict[str, float]]:
     return found
 
 
-def to_markdown(figures: dict[str, Any]) -> str:
+def cohorts_markdown(figures: dict[str, Any]) -> str:
     """Return the table."""
     rows = [
         [
@@ -143,7 +119,3 @@ def _add_cpu_seconds(pid: int, found: dict[int, float]) -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 times = each.cpu_times()
                 found[each.pid] = times.user + times.system
-
-
-if __name__ == "__main__":
-    sys.exit(main())
