@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its customary name
 from catalogue import provokes
-from harness import Command, infer, infer_among_good, names_in, require_refused
+from harness import Command, infer, names_in, require_refused
 from test_dicom_series import (
     CANARY,
     FAULTS,
@@ -56,18 +56,6 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         made[fault] = tmp_path_factory.mktemp("faulty") / f"series_{number}"
         make(made[fault])
     return made
-
-
-@pytest.fixture(scope="module")
-def batch_lines(
-    faulty: dict[str, Path],
-    tmp_path_factory: pytest.TempPathFactory,
-    command: Command,
-    model: Path,
-) -> list[str]:
-    """What one command says about all of them, with good scans between, which it finishes."""
-    folder = tmp_path_factory.mktemp("batch")
-    return infer_among_good(command, list(faulty.values()), folder, model).lines
 
 
 @pytest.mark.parametrize("fault", PARAMETERS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its customary name
 from catalogue import provokes
-from harness import Command, good_scan, infer, infer_among_good, require_refused
+from harness import Command, good_scan, infer, require_refused
 from test_refused_volumes import REFUSED, SHEAR_2_DEGREES, sheared
 from volume_fakes import SPACING_MM, nifti_header_of, phantom_hu, save_by_itk, save_nifti_with
 
@@ -55,18 +55,6 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         make(folder / name)
         made[fault] = (folder / name).rename(folder / f"fault_{number}{name.removeprefix('s')}")
     return made
-
-
-@pytest.fixture(scope="module")
-def batch_lines(
-    faulty: dict[str, Path],
-    tmp_path_factory: pytest.TempPathFactory,
-    command: Command,
-    model: Path,
-) -> list[str]:
-    """What one command says about all of them, with good scans between, which it finishes."""
-    folder = tmp_path_factory.mktemp("batch")
-    return infer_among_good(command, list(faulty.values()), folder, model).lines
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from serve_fakes import Client, Clock, MakeClient, Scripted
 
 from samcancer.serve.jobs import JobQueue
 from samcancer.serve.settings import ServeSettings
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "volume_io"))  # for ct_series
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the package's own convention
 import torch
-from served_series import save_series
+from ct_series import write_ct_series
 
 from samcancer.commands import run_verb
 from samcancer.config import Config, DataConfig, ModelConfig
@@ -262,7 +262,7 @@ def test_faults_are_one_line_with_the_users_own_file_name_and_a_folder_follows(
     tab.page.get_by_role("button", name="Try another scan").click()
 
     image = sitk.GetArrayFromImage(sitk.ReadImage(str(phantom)))
-    save_series(tmp_path / "CT series", image[:12], name="IM{:05d}")
+    write_ct_series(tmp_path / "CT series", image[:12], file_name="IM{:05d}")
     tab.page.set_input_files("#folder", tmp_path / "CT series")
     tab.view("result")
     assert tab.page.locator(".bar .file-name").text_content() == "CT series, 12 files"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the package's own convention
 import torch
-from served_series import save_series
+from ct_series import SPACING_MM, write_ct_series
 from torch import Tensor, nn
 
 from samcancer.inference.models import Ensemble
@@ -78,9 +78,14 @@ def phantom_hu() -> np.ndarray:
 
 def save_volume(path: Path, hu: np.ndarray) -> Path:
     image = sitk.GetImageFromArray(hu)
-    image.SetSpacing((0.6, 0.8, 5.0))
+    image.SetSpacing(SPACING_MM)
     sitk.WriteImage(image, str(path))
     return path
+
+
+def uploaded_series(folder: Path, hu: np.ndarray) -> list[Path]:
+    """A series whose files are named as the page names uploads, in no order of slices."""
+    return sorted(write_ct_series(folder, hu, file_name="file-{:05d}").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +157,7 @@ def test_the_files_of_a_series_give_the_same_mask_as_the_volume(
     engine: ScanEngine, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     upload, output = folders
-    uploads = save_series(upload, phantom_hu())
+    uploads = uploaded_series(upload, phantom_hu())
     (upload / "file-00099").write_text("not an image")
     engine([*uploads, upload / "file-00099"], output, Told())
     volume = save_volume(tmp_path / "file-00000.nii.gz", phantom_hu())
@@ -166,7 +171,7 @@ def test_a_series_gives_results_in_dicom_and_none_holds_what_names_the_patient(
     engine: ScanEngine, folders: tuple[Path, Path]
 ) -> None:
     upload, output = folders
-    results = engine(save_series(upload, phantom_hu()), output, Told())
+    results = engine(uploaded_series(upload, phantom_hu()), output, Told())
     assert {name for name, r in results.items() if r.kind == "dicom"} == {
         "scan.seg.dcm",
         "scan.sr.dcm",
@@ -182,7 +187,7 @@ def test_a_zip_of_a_series_or_of_a_volume_is_unpacked_and_removed(
     masks = []
     for number, paths in enumerate(
         [
-            save_series(tmp_path / "series", phantom_hu()),
+            uploaded_series(tmp_path / "series", phantom_hu()),
             [save_volume(tmp_path / "volume.nii.gz", phantom_hu())],
         ]
     ):

@@ -53,6 +53,7 @@ def write_ct_series(
     hu: np.ndarray,
     *,
     direction: np.ndarray | None = None,
+    file_name: str = "image_{:03d}.dcm",
     **changes: Any,
 ) -> Path:
     """Write (slice, row, column) HU as one file per slice.
@@ -61,6 +62,7 @@ def write_ct_series(
         folder: Made if needed.
         hu: Slice k is instance k + 1 and lies k steps along the third column of ``direction``.
         direction: (3, 3), columns along rows' pixels, columns' pixels and slices; either hand.
+        file_name: With a place for a number, which falls where the instance's rises.
         changes: Elements to replace in every file, or to leave out for None.
     """
     direction = np.eye(3) if direction is None else direction
@@ -100,8 +102,7 @@ def write_ct_series(
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         meta.MediaStorageSOPClassUID = CTImageStorage
         meta.MediaStorageSOPInstanceUID = f"{SERIES_UID}.{k + 1}"
-        # Names that sort against the instance numbers.
-        path = folder / f"image_{len(hu) - k:03d}.dcm"
+        path = folder / file_name.format(len(hu) - k)
         content = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
         for name, value in values.items():
             if value is not None:
