@@ -24,7 +24,7 @@ from data_prep.sources import SourceCase
 from samcancer.data.case_store import CaseInfo, case_file_bytes, verify_case_file, write_case
 from samcancer.data.slice_runs import SliceRuns
 from samcancer.data.store_index import content_sha256
-from samcancer.errors import InputError
+from samcancer.errors import InputError, refusal_of
 from samcancer.files import sha256_of
 from samcancer.geometry import canonicalise, require_same_grid
 from samcancer.inplane import in_plane_grid, resize_mask, resize_slices
@@ -106,8 +106,7 @@ def convert_case(job: CaseJob) -> CaseResult:
         return CaseResult(case_id=case_id, info=None, error=error, lost=damage is not None)
     except Exception as error:  # one broken case must not end the other cases
         _log.debug("case %s", case_id, exc_info=True)
-        fact = f"unexpected {type(error).__name__} ({error})"
-        failure = InputError(fact, path=job.source.image)
+        failure = refusal_of(error, job.source.image)
         return CaseResult(case_id=case_id, info=None, error=failure, lost=damage is not None)
     return CaseResult(
         case_id=case_id,

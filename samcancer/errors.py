@@ -41,6 +41,19 @@ def fact_of(error: Exception) -> str:
     return f"unexpected {type(error).__name__}; the log says more"
 
 
+def refusal_of(error: Exception, path: Path) -> InputError:
+    """Return the one line to print of a case; what is no bad input, but a fault, is told as such.
+
+    Args:
+        error: What ended the work on the case.
+        path: The case's file, for an error that names none.
+    """
+    if isinstance(error, InputError):
+        return error
+    fact = f"unexpected {type(error).__name__} ({error})"
+    return InputError(fact, path=path, mend="see the traceback with --debug")
+
+
 def _printable(text: str) -> str:
     """Return text whose control characters a terminal shows instead of obeying."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -16,7 +16,7 @@ from typing import Any
 
 from samcancer.cohort.part_lock import cohort_lock
 from samcancer.cohort.partition import Part
-from samcancer.errors import InputError, fact_of
+from samcancer.errors import InputError, fact_of, refusal_of
 from samcancer.files import (
     is_safe_name,
     remove_stale_temporaries,
@@ -36,14 +36,11 @@ from samcancer.inference.scan import (
     predict_scan,
     write_prediction,
 )
-from samcancer.volume_io import VOLUME_SUFFIXES, find_volumes, strip_volume_suffix
+from samcancer.volume_io import VOLUME_SUFFIXES, case_id_of, find_volumes
 from samcancer.volume_io.dicom_folders import find_dicom_folders, folder_case_id
 from samcancer.volume_io.formats import is_dicom_file, volume_suffix
 
 _log = logging.getLogger(__name__)
-
-_CHANNEL_SUFFIX = "_0000"
-"""What nnU-Net appends to the case id in the name of a case's first (and for CT only) image."""
 
 
 @dataclass
@@ -98,11 +95,6 @@ def find_scans(inputs: Iterable[Path], *, series: str | None = None) -> dict[str
 def named_dicom_files(inputs: Iterable[Path]) -> frozenset[Path]:
     """Return the single DICOM files among the inputs, for ``ReadOptions.files``."""
     return frozenset(path.resolve() for path in inputs if is_dicom_file(path))
-
-
-def case_id_of(scan: Path) -> str:
-    """Return the name of a scan without its suffix and nnU-Net's channel number."""
-    return strip_volume_suffix(scan).removesuffix(_CHANNEL_SUFFIX)
 
 
 def segment_scans(
@@ -354,10 +346,8 @@ def _scans_of(given: Path, series: str | None) -> list[tuple[str, Path]]:
 
 def _one_line(error: Exception, scan: Path) -> str:
     """Return what is wrong, without the folders above the scan, which may hold a patient's name."""
-    if not isinstance(error, InputError):
-        fact = f"unexpected {type(error).__name__} ({error})"
-        error = InputError(fact, path=scan, mend="see the traceback with --debug")
-    path = error.path or scan
+    refusal = refusal_of(error, scan)
+    path = refusal.path or scan
     inside = path.is_relative_to(scan)
     shown = Path(scan.name, path.relative_to(scan)) if inside else path.name
-    return str(InputError(error.fact, path=shown, mend=error.mend))
+    return str(InputError(refusal.fact, path=shown, mend=refusal.mend))

@@ -16,10 +16,8 @@ from samcancer.report.cards import CaseVolumes, build_views
 from samcancer.report.page import Card
 from samcancer.report.results import Scores, case_table, mean_dice
 from samcancer.taxonomy import ClassSpec, Taxonomy
-from samcancer.volume_io import find_volumes, read_ct, read_labels, strip_volume_suffix
+from samcancer.volume_io import case_id_of, find_volumes, read_ct, read_labels
 
-_CHANNEL_SUFFIX = "_0000"
-"""Of nnU-Net's image names."""
 _HEALTHY_SHARE = 3
 """At most one card in this many is of a healthy patient, and one at least where there is any."""
 
@@ -142,7 +140,7 @@ def _read_case(
 def _by_case(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError("no such folder", path=folder, mend="name a folder of volumes")
-    return {strip_volume_suffix(p).removesuffix(_CHANNEL_SUFFIX): p for p in find_volumes(folder)}
+    return {case_id_of(p): p for p in find_volumes(folder)}
 
 
 def _require(found: Mapping[str, Path], case_id: str, folder: Path) -> Path:

@@ -1,6 +1,11 @@
 """Reading and writing CT volumes and label maps, with every check that concerns the file."""
 
-from samcancer.volume_io.formats import VOLUME_SUFFIXES, find_volumes, strip_volume_suffix
+from samcancer.volume_io.formats import (
+    VOLUME_SUFFIXES,
+    case_id_of,
+    find_volumes,
+    strip_volume_suffix,
+)
 from samcancer.volume_io.reading import read_ct, read_labels
 from samcancer.volume_io.volume import CtVolume, LabelVolume, ReadOptions
 from samcancer.volume_io.writing import write_ct, write_labels, write_probabilities
@@ -10,6 +15,7 @@ __all__ = [
     "CtVolume",
     "LabelVolume",
     "ReadOptions",
+    "case_id_of",
     "find_volumes",
     "read_ct",
     "read_labels",

@@ -30,6 +30,9 @@ _DICOM_MAGIC_OFFSET = 128
 
 _NIFTI_MAGIC_OFFSET = 344
 
+_CHANNEL_SUFFIX = "_0000"
+"""What nnU-Net appends to the case id in the name of a case's first (and for CT only) image."""
+
 
 def volume_suffix(path: Path) -> str | None:
     """Return the ending of ``path`` that is in VOLUME_SUFFIXES, or None."""
@@ -41,6 +44,11 @@ def strip_volume_suffix(path: Path) -> str:
     """Return the file's name without its volume ending."""
     suffix = volume_suffix(path)
     return path.name if suffix is None else path.name[: -len(suffix)]
+
+
+def case_id_of(scan: Path) -> str:
+    """Return the name of a scan without its volume ending and nnU-Net's channel number."""
+    return strip_volume_suffix(scan).removesuffix(_CHANNEL_SUFFIX)
 
 
 def require_volume_suffix(path: Path) -> str:

@@ -11,8 +11,9 @@ from inference_fakes import WriteScan, bright_box, make_ensemble
 from samcancer.errors import InputError
 from samcancer.files import TEMPORARY_PREFIX, folder_lock
 from samcancer.inference import batch
-from samcancer.inference.batch import BatchResult, case_id_of, find_scans, segment_scans
+from samcancer.inference.batch import BatchResult, find_scans, segment_scans
 from samcancer.inference.options import InferenceOptions
+from samcancer.volume_io import case_id_of
 
 SUFFIXES = (".nii.gz", ".mha", ".nii", ".nrrd", ".nii.gz")
 

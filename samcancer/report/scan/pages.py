@@ -8,19 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samcancer.errors import InputError, fact_of
+from samcancer.errors import InputError, fact_of, refusal_of
 from samcancer.files import folder_lock, read_json, remove_stale_temporaries
 from samcancer.report.scan.case import classes_report
 from samcancer.report.scan.index import page_name, write_index
 from samcancer.report.scan.page import write_scan_page
 from samcancer.taxonomy import Taxonomy
-from samcancer.volume_io import ReadOptions, find_volumes, strip_volume_suffix
+from samcancer.volume_io import ReadOptions, case_id_of, find_volumes, strip_volume_suffix
 from samcancer.volume_io.formats import volume_suffix
 
 _log = logging.getLogger(__name__)
-
-_CHANNEL_SUFFIX = "_0000"
-"""Of nnU-Net's image names."""
 
 _DEFAULT_READ = ReadOptions()
 
@@ -44,7 +41,7 @@ def find_sources(images: Path, masks: Path) -> tuple[dict[str, PageSource], dict
     if not images.is_dir():
         raise InputError("no such folder", path=images, mend="check --images")
     volumes = find_volumes(images) if any(map(volume_suffix, images.iterdir())) else []
-    scans = {strip_volume_suffix(p).removesuffix(_CHANNEL_SUFFIX): p for p in volumes}
+    scans = {case_id_of(p): p for p in volumes}
     sources, failures = {}, {}
     for mask in find_volumes(masks):
         case_id = strip_volume_suffix(mask)
@@ -115,18 +112,10 @@ def write_pages(
                 )
             except Exception as error:
                 failed[case_id] = fact_of(error)
-                _log.error("%s", _refusal(error, source.mask))
+                _log.error("%s", refusal_of(error, source.mask))
                 _log.debug("traceback of %s", case_id, exc_info=error)
         write_index(output, title=title, failures=failed)
     return failed
-
-
-def _refusal(error: Exception, mask: Path) -> InputError:
-    """Return the one line to log, which names a file in any case."""
-    if isinstance(error, InputError):
-        return error
-    fact = f"unexpected {type(error).__name__} ({error})"
-    return InputError(fact, path=mask, mend="see the traceback with --debug")
 
 
 def _report_beside(
