@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich import box
@@ -15,15 +13,13 @@ from samcancer.calibration.figures import ALL_SIZES, ClassFigures, Figures
 from samcancer.calibration.fit import Fitted
 from samcancer.calibration.rates import Rate
 from samcancer.evaluation.lesions import SIZE_BANDS_ML, band_name
+from samcancer.evaluation.patients import ANY_LESION
 from samcancer.evaluation.statistics import none_if_nan
-from samcancer.files import folder_lock, write_json_atomic, write_text_atomic
+from samcancer.files import folder_lock, write_csv_atomic, write_json_atomic
 from samcancer.training.calibration_file import ClassThresholds
 
 REPORT_NAME = "calibration_report.json"
 TABLE_NAME = "calibration.csv"
-
-ANY_CLASS = "any lesion"
-"""Row of what a user meets: a false lesion of whatever class."""
 
 BANDS = (*(band_name(band) for band in SIZE_BANDS_ML), ALL_SIZES)
 
@@ -55,11 +51,7 @@ _DECIMALS = 6
 def write_report(folder: Path, fitted: Fitted) -> None:
     """Write both files into ``folder``, the JSON last."""
     with folder_lock(folder, purpose="calibrate"):
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(_rows(fitted))
-        write_text_atomic(folder / TABLE_NAME, stream.getvalue())
+        write_csv_atomic(folder / TABLE_NAME, COLUMNS, _rows(fitted))
         write_json_atomic(folder / REPORT_NAME, fitted.to_dict())
 
 
@@ -88,7 +80,7 @@ def _healthy_table(fitted: Fitted) -> Table:
         table.add_row(name, *map(_count, rates))
     rates = [figures.healthy for figures in _columns(fitted)]
     ends = [rate.interval for rate in rates]
-    table.add_row(ANY_CLASS, *map(_count, rates), style="bold")
+    table.add_row(ANY_LESION, *map(_count, rates), style="bold")
     table.add_row("  95 % interval", *(f"{a:.0%} to {b:.0%}" for a, b in ends))
     return table
 
@@ -115,14 +107,14 @@ def _columns(fitted: Fitted) -> tuple[Figures, ...]:
     return fitted.before, fitted.after, fitted.cross_validated
 
 
-def _rows(fitted: Fitted) -> Iterator[list[object]]:
+def _rows(fitted: Fitted) -> Iterator[Sequence[object]]:
     thresholds = dict(zip(_COLUMNS, (fitted.own, fitted.chosen), strict=False))
     for column, figures in zip(_COLUMNS, _columns(fitted), strict=True):
         for name, of_class in figures.classes.items():
             own = thresholds.get(column, {}).get(name)
             yield [name, column, *_three(own), *_share(of_class.healthy), *_found_cells(of_class)]
         blank = [""] * (2 * len(BANDS) + 4)
-        yield [ANY_CLASS, column, *_three(None), *_share(figures.healthy), *blank]
+        yield [ANY_LESION, column, *_three(None), *_share(figures.healthy), *blank]
 
 
 def _three(thresholds: ClassThresholds | None) -> list[object]:

@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull
-from scipy.spatial.distance import cdist
 
 
 class Diameters(NamedTuple):
@@ -42,6 +40,9 @@ def measure_diameters(
         row_mm: Distance between rows.
         column_mm: Distance between columns.
     """
+    from scipy.spatial import ConvexHull  # most scans of a batch may hold no lesion
+    from scipy.spatial.distance import cdist
+
     pixel_mm = np.array([row_mm, column_mm])
     points = _outline(rows, columns) * pixel_mm
     hull = points[ConvexHull(points).vertices]

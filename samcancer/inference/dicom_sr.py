@@ -31,7 +31,7 @@ from samcancer.volume_io.dicom_objects import (
     finish,
     write_object,
 )
-from samcancer.volume_io.dicom_seg import classes_with_voxels, coding_schemes, segment_uid
+from samcancer.volume_io.dicom_seg import coding_schemes, segment_uid, voxel_counts
 from samcancer.volume_io.dicom_source import UNICODE, DicomSource
 
 SERIES_NUMBER = 9002
@@ -106,7 +106,7 @@ def write_dicom_sr(
         series_description="SAMCancer measurements",
         manufacturer_model_name=MANUFACTURER,
         software_versions=__version__,
-        device_serial_number=algorithm.model_sha256[0][:16],
+        device_serial_number=algorithm.serial_number,
         coding_schemes=coding_schemes(),
         specific_character_set=UNICODE,
     )
@@ -136,7 +136,8 @@ def _groups(
     segmentation: Dataset | None,
     algorithm: Algorithm,
 ) -> list[_Group]:
-    present = classes_with_voxels(findings.labels, findings.classes)
+    voxels = voxel_counts(findings.labels)
+    present = [item for item in findings.classes if voxels[item.label] > 0]
     if present and segmentation is None:
         raise ValueError("a report of something that was found needs its segmentation")
     numbers = {item.label: number for number, item in enumerate(present, start=1)}
@@ -164,8 +165,7 @@ def _groups(
         if item.label in shared or item.label not in numbers:
             groups.append(_absent_group(item, tracking, algorithm))
         else:
-            voxels = int(np.count_nonzero(findings.labels == item.label))
-            volume_ml = voxels * source.geometry.voxel_volume_ml
+            volume_ml = int(voxels[item.label]) * source.geometry.voxel_volume_ml
             groups.append(
                 _region_group(
                     item,
@@ -264,6 +264,6 @@ def _observer(algorithm: Algorithm) -> hd.sr.ObserverContext:
             name=MANUFACTURER,
             manufacturer_name=MANUFACTURER,
             model_name=f"{MANUFACTURER} {__version__}",
-            serial_number=algorithm.model_sha256[0][:16],
+            serial_number=algorithm.serial_number,
         ),
     )

@@ -19,6 +19,9 @@ from samcancer.taxonomy import ClassSpec
 PRIVATE_SCHEME = "99SAMCANCER"
 """Designator of the coding scheme of classes that have no SNOMED CT code."""
 
+_SHORT_STRING = 16
+"""Characters of the shortest kind of text that holds a serial number (VR SH)."""
+
 LONG_STRING = 64
 """Characters in a code's meaning and in a segment's label (VR LO)."""
 
@@ -47,6 +50,11 @@ class Algorithm:
     model_sha256: tuple[str, ...]
     parameters: Mapping[str, str] = field(default_factory=dict)
     """Further settings that decide the result."""
+
+    @property
+    def serial_number(self) -> str:
+        """The first model's, as short as a DICOM attribute takes it."""
+        return self.model_sha256[0][:_SHORT_STRING]
 
     def all_parameters(self) -> dict[str, str]:
         """Return every parameter as text."""

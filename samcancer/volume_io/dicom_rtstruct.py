@@ -44,9 +44,6 @@ _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 _DECIMALS = 6
 """Of a coordinate in mm: far finer than the half voxel that rounding could cost."""
 
-_SHORT_STRING = 16
-"""Characters in a value of VR SH."""
-
 
 def write_dicom_rtstruct(
     path: Path,
@@ -96,7 +93,7 @@ def _empty_structure_set(source: DicomSource, algorithm: Algorithm) -> Dataset:
     content.Modality = "RTSTRUCT"
     content.Manufacturer = content.ManufacturerModelName = MANUFACTURER
     content.SoftwareVersions = __version__
-    content.DeviceSerialNumber = algorithm.model_sha256[0][:_SHORT_STRING]
+    content.DeviceSerialNumber = algorithm.serial_number
     content.SeriesDescription = "SAMCancer structures"
     content.OperatorsName = ""
     for name in EMPTY_TAGS:

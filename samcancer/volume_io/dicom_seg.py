@@ -84,7 +84,7 @@ def write_dicom_seg(
         manufacturer=MANUFACTURER,
         manufacturer_model_name=MANUFACTURER,
         software_versions=__version__,
-        device_serial_number=algorithm.model_sha256[0][:16],
+        device_serial_number=algorithm.serial_number,
         content_label="SEGMENTATION",
         content_description="Classes found by SAMCancer",
         series_description="SAMCancer segmentation",
@@ -104,10 +104,16 @@ def classes_with_voxels(
     labels: NDArray[np.uint8], classes: Sequence[SegmentedClass]
 ) -> list[SegmentedClass]:
     """Return the classes that have a voxel, in order: segment k + 1 is item k."""
+    counts = voxel_counts(labels)
+    return [item for item in classes if counts[item.label] > 0]
+
+
+def voxel_counts(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the voxels of each of the 256 labels."""
     counts = np.zeros(256, dtype=np.int64)
     for plane in labels:
         counts += np.bincount(plane.ravel(), minlength=256)
-    return [item for item in classes if counts[item.label] > 0]
+    return counts
 
 
 def segment_uid(source: DicomSource, spec_name: str) -> str:
