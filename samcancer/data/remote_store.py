@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -27,7 +27,9 @@ from samcancer.data.joined_stores import JOINED_NAME, TAXONOMY_NAME
 from samcancer.data.store_index import INDEX_NAME, STORE_NAME, CaseInfo
 from samcancer.errors import InputError
 from samcancer.files import (
+    LOCK_NAME,
     atomic_path,
+    folder_lock,
     read_json,
     remove_stale_temporaries,
     require_writable_folder,
@@ -86,7 +88,7 @@ class RemoteFiles:
         path = self.folder / digest[:2] / f"{digest}.h5"
         if not _touch(path):
             require_writable_folder(path.parent)
-            with _lock(self.folder / f".lock-{digest[:2]}"):
+            with _turn(self.folder, name=f".lock-{digest[:2]}"):
                 if not _touch(path):
                     remove_stale_temporaries(path.parent)
                     self.fetch(info.file, path, sha256=digest)
@@ -144,7 +146,7 @@ class RemoteFiles:
 
     def _count(self, path: Path) -> None:
         """Add a new file to what is used, and delete others when that is too much."""
-        with _lock(self.folder / ".lock"):
+        with _turn(self.folder):
             counted = self.folder / _USED_NAME
             try:
                 used = int(counted.read_text(encoding="ascii")) + path.stat().st_size
@@ -201,7 +203,7 @@ def open_remote_store(url: str, cache: Path, *, limit_bytes: int) -> Path:
     require_writable_folder(folder)
     require_writable_folder(cache / "files")
     files = RemoteFiles(url, cache / "files", limit_bytes)
-    with _lock(folder / ".lock"):
+    with _turn(folder):
         remove_stale_temporaries(folder)
         for name in (STORE_NAME, TAXONOMY_NAME, INDEX_NAME):
             files.fetch(name, folder / name)
@@ -286,12 +288,6 @@ def _touch(path: Path) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock for the length of the block; wait for it as long as it takes."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def _turn(folder: Path, *, name: str = LOCK_NAME) -> contextlib.AbstractContextManager[None]:
+    """Hold a lock; wait for as long as others fetch."""
+    return folder_lock(folder, purpose="fetching", patience_s=math.inf, name=name)

@@ -80,6 +80,11 @@ def require_nothing_made(outcome: Outcome, folder: Path, *, fact: str, mend: str
     assert not list(folder.glob("runs/*/*"))
 
 
+NOTHING_COUNTED: dict[str, Any] = {
+    name: {} for name in ("voxels", "volume_ml", "lesions", "positive_slices")
+}
+
+
 def relabelled(folder: Path, **changes: Any) -> None:
     """Make a store whose index says something else of every case."""
     store = make_store(folder / "store")
@@ -104,7 +109,7 @@ def test_a_store_without_any_lesion_is_one_line(tmp_path: Path, command: Command
 
 @provokes("nothing to learn", "all unlabelled")
 def test_a_store_without_any_label_is_one_line(tmp_path: Path, command: Command) -> None:
-    relabelled(tmp_path, positive_slices={}, annotated=())
+    relabelled(tmp_path, annotated=(), **NOTHING_COUNTED)
     outcome = train_fold(command, tmp_path)
     fact = "none of the 4 training cases annotates any class"
     require_nothing_made(outcome, tmp_path, fact=fact, mend="prepare cases with labels")
@@ -155,8 +160,8 @@ def test_a_nan_loss_stops_names_the_cases_and_keeps_the_last_good_files(
     before = contents(tmp_path / "runs")
     sound = step.loss_of
 
-    def poisoned(*arguments: Any) -> Any:
-        parts = sound(*arguments)
+    def poisoned(*arguments: Any, **options: Any) -> Any:
+        parts = sound(*arguments, **options)
         return parts._replace(total=parts.total * float("nan"))
 
     monkeypatch.setattr(step, "loss_of", poisoned)

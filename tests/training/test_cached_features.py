@@ -21,6 +21,7 @@ from torch import nn
 from samcancer.config import AugmentationConfig, Config, config_to_dict
 from samcancer.data.case_store import CaseStore
 from samcancer.data.feature_file import DamagedFeaturesError
+from samcancer.data.store_index import write_index
 from samcancer.errors import InputError
 from samcancer.files import folder_lock
 from samcancer.training import cached_features
@@ -197,7 +198,8 @@ def test_training_refuses_features_of_a_case_that_was_prepared_again(
     changed = {k: dataclasses.replace(v, file_sha256="0" * 64) for k, v in other.cases.items()}
     config = cacheable_config()
     model = build_network(config.model, store.class_names)
-    other.cases.update(changed)
+    write_index(other.folder, changed.values())
+    other = CaseStore(other.folder)
     with pytest.raises(InputError, match=r"holds other features \(case sha256 differ\)"):
         make_cache(features, other, model, config).require_complete(changed, windows_of(config))
 

@@ -131,7 +131,7 @@ def test_resume_without_a_state_is_refused(tmp_path: Path, fabric: Fabric) -> No
 def test_a_run_that_ended_in_its_first_epoch_resumes_to_the_same_bytes(
     tmp_path: Path, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise SystemExit("killed")
 
     run(tmp_path / "whole", fabric, small_config(epochs=2))
