@@ -33,8 +33,8 @@ from samcancer.files import TEMPORARY_PREFIX, write_json_atomic
 SCANS = 500
 GROWTH_LIMIT = 0.01
 """Most growth of memory over 100 scans, as a share of its mean."""
-WARM_UP_SHARE = 0.2
-"""Of the scans: caches fill and the allocator finds its size."""
+WARM_UP_SHARE = 0.5
+"""Of the scans: caches fill, the allocator finds its size, and workers open their connections."""
 FEWEST_FOR_GROWTH = 100
 """Scans, under which a slope says nothing."""
 WORKLOAD = Workload(encoder="vit_tiny", image_size=32, cnn_width=4, pixels=64, threads=1)

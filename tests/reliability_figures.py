@@ -50,7 +50,7 @@ FIGURES = {
     "hostile": Figure(14, "10 hostile checkpoints: nothing executes"),
     "names": Figure(15, "patient data in 30 tags and in paths: in no output and no log"),
     "halving": Figure(16, "full GPU memory and NaN: the same masks, the last good checkpoint"),
-    "long-run": Figure(17, "500 scans in one process: memory, files, workers stay", 500, 12),
+    "long-run": Figure(17, "500 scans in one process: memory, files, workers stay", 500, 60),
     "determinism": Figure(18, "the same seed gives the same bytes; batch and order change nothing"),
 }
 """Name -> figure; ``make reliability-NAME`` runs one."""
