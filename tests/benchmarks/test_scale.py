@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import index_cost
 import pytest
 import scale
 
@@ -13,7 +14,7 @@ from samcancer.data.store_index import INDEX_NAME, read_index_file
 
 
 def test_the_synthetic_index_is_one_that_a_store_could_have(tmp_path: Path) -> None:
-    store = CaseStore(scale.make_index(tmp_path, 40))
+    store = CaseStore(index_cost.make_index(tmp_path, 40))
     assert [info.case_id for info in read_index_file(tmp_path / INDEX_NAME)] == list(store.cases)
     assert len(store.cases) == 40
     assert sum(len(info.annotated) == 25 for info in store.cases.values()) == 10
@@ -26,7 +27,7 @@ def test_the_synthetic_index_is_one_that_a_store_could_have(tmp_path: Path) -> N
 def test_equal_sizes_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        scale.make_index(tmp_path / name, 12)
+        index_cost.make_index(tmp_path / name, 12)
     assert (tmp_path / "a/index.jsonl").read_bytes() == (tmp_path / "b/index.jsonl").read_bytes()
 
 
@@ -48,7 +49,7 @@ def test_a_small_run_is_published(words: list[str], results_page: Path) -> None:
 
 @pytest.mark.slow
 def test_100_000_cases_open_in_two_seconds_and_500_megabytes() -> None:
-    found = scale.measure_apart(100_000)
+    found = index_cost.measure_apart(100_000)
     assert found["cases"] == 100_000
     assert found["steps"]["load"]["cpu_seconds"] < 2
     assert found["process_mb_at_load"] < 500
