@@ -30,6 +30,10 @@ _REQUIRED = ("jobs", "cores", "memory")
 _OURS = ("processes", "n_workers", "asynchronous", "loop", "job_cls", "config_name", "name")
 """Arguments that are fixed here: a job is one worker, which does one case at a time."""
 
+_MEMORY = ("MALLOC_TRIM_THRESHOLD_=67108864", "MALLOC_MMAP_THRESHOLD_=33554432")
+"""Settings of glibc for workers: Dask's own one gives memory back at once, which takes as long
+again as preparing a case."""
+
 _MEND = "see docs/cluster.md for an example"
 
 
@@ -88,6 +92,8 @@ def make_cluster(asked: SlurmJobs) -> Any:
     settings = dict(asked.settings)
     one_case = ["--nthreads", "1"]  # the network inside uses the job's cores
     settings["worker_extra_args"] = [*settings.get("worker_extra_args", ()), *one_case]
+    ours = [f"export OMP_NUM_THREADS={settings['cores']} {' '.join(_MEMORY)}"]
+    settings["job_script_prologue"] = [*ours, *settings.get("job_script_prologue", ())]
     return SLURMCluster(**settings, processes=1)
 
 

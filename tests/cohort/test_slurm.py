@@ -38,6 +38,8 @@ def test_the_job_asks_slurm_for_what_the_file_says_and_does_one_case_at_a_time(
     lines = script.splitlines()
     for directive in ("-p gpu", "--cpus-per-task=6", "-t 02:00:00", "--gres=gpu:1"):
         assert f"#SBATCH {directive}" in lines
+    (environment,) = [line for line in lines if line.startswith("export ")]
+    assert environment.startswith("export OMP_NUM_THREADS=6 MALLOC_TRIM_THRESHOLD_=")
     (command,) = [line for line in lines if "dask_worker" in line or "dask worker" in line]
     # the last of a repeated option is the one that counts
     assert command.split("--nthreads ")[-1].split()[0] == "1"
