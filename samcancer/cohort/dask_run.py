@@ -18,6 +18,7 @@ from typing import Any
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, Security, WorkerPlugin
+from distributed.comm.addressing import get_address_host_port
 from distributed.utils import get_mp_context
 
 from samcancer.cohort.executor import (
@@ -207,6 +208,7 @@ def _connected(executor: Executor, cases: int, modules: Sequence[str]) -> Iterat
 
 def _client_of(address: str) -> Client:
     try:
+        get_address_host_port(address, strict=True)  # a client of what is none closes very slowly
         return Client(address, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -52,10 +53,10 @@ def cohort_progress(total: int, *, show: bool, steps: str = "") -> Iterator[Coho
 
     Args:
         total: Cases.
-        show: Whether a bar is drawn on standard error.
+        show: Whether a bar is drawn on standard error, where that is a terminal.
         steps: Name of the steps, such as ``slices``, where their rate is shown too.
     """
-    if not show:
+    if not show or not sys.stderr.isatty():
         yield CohortProgress()
         return
     from rich.console import Console

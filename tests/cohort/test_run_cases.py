@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -20,6 +22,9 @@ pytestmark = pytest.mark.usefixtures("_imported_once")
 ITEMS = {f"case_{number}": number for number in range(6)}
 
 TWO = Executor(workers=2)
+
+PATIENCE_S = 15.0
+"""Less than Dask takes to close a client that never had an address."""
 
 EVERYWHERE = pytest.mark.parametrize("executor", [IN_PROCESS, TWO], ids=["here", "workers"])
 
@@ -112,12 +117,16 @@ def test_no_case_needs_no_worker(tmp_path: Path) -> None:
     assert list(run_cases(Work(tmp_path).work(), {}, executor=TWO)) == []
 
 
-def test_a_scheduler_that_is_not_there_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense", "tcp://node7", "ftp://a:1"])
+def test_a_scheduler_that_is_not_there_is_named_at_once(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("samcancer.cohort.dask_run._CONNECT_S", 0.5)
-    with pytest.raises(InputError, match=r"--scheduler tcp://127.0.0.1:9: no Dask scheduler"):
-        outcomes(Work(tmp_path), ITEMS, Executor(scheduler="tcp://127.0.0.1:9"))
+    began = time.monotonic()
+    with pytest.raises(InputError, match=f"--scheduler {address}: no Dask scheduler answers"):
+        outcomes(Work(tmp_path), ITEMS, Executor(scheduler=address))
+    gc.collect()  # a client that was made closes now
+    assert time.monotonic() - began < PATIENCE_S
 
 
 def test_one_process_imports_nothing_of_dask() -> None:
