@@ -9,6 +9,11 @@ from contextlib import contextmanager
 _SHOWN = 3
 """Case names shown at a time."""
 
+_WIDE = 110
+"""Columns of a terminal from which on everything is shown at its full width."""
+
+_BAR_WIDTH = 24
+
 _MINUTE_S = 60.0
 
 
@@ -68,17 +73,22 @@ def cohort_progress(total: int, *, show: bool, steps: str = "") -> Iterator[Coho
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
+    console = Console(stderr=True)
+    wide = console.width >= _WIDE
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # names take what the others leave
     bar = Progress(
-        TextColumn("{task.fields[names]}", markup=False),
-        BarColumn(),
+        TextColumn("{task.fields[names]}", markup=False, table_column=rest),
+        BarColumn(_BAR_WIDTH if wide else _BAR_WIDTH // 3),
         MofNCompleteColumn(),
         TextColumn("cases, {task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
+        *([TimeElapsedColumn()] if wide else []),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        TextColumn("left"),
+        console=console,
         transient=True,
+        expand=True,
     )
     task = bar.add_task("", total=total, names="", rate="")
 
