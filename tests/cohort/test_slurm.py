@@ -128,11 +128,13 @@ def test_jobs_that_slurm_refuses_are_one_line_with_its_words(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("raw")
 def test_cases_are_prepared_by_jobs_which_are_cancelled_afterwards(tmp_path: Path) -> None:
-    """A stand-in for sbatch runs the job's script here, as Slurm does on a node."""
+    """A stand-in for sbatch keeps the job's script and runs it here, as Slurm does on a node."""
     programs, jobs = tmp_path / "programs", tmp_path / "jobs"
     jobs.mkdir()
-    start = f'setsid bash "$1" > "{jobs}/$$.log" 2>&1 & echo "Submitted batch job $!"'
-    stand_in(programs, "sbatch", f'[ "$1" = --test-only ] || {{ {start}; touch "{jobs}/$!.job"; }}')
+    start = f'''cp "$1" "{jobs}/$$.sh"
+setsid bash "{jobs}/$$.sh" > "{jobs}/$$.log" 2>&1 &
+echo "Submitted batch job $!"; touch "{jobs}/$!.job"'''
+    stand_in(programs, "sbatch", f'[ "$1" = --test-only ] && exit\n{start}')
     stand_in(programs, "scancel", f'kill -- -"$1"; touch "{jobs}/$1.cancelled"')
     done = run_words(tmp_path, programs)
     assert (done.returncode, done.stderr) == (0, "")
